@@ -1,0 +1,1 @@
+//! A log as an [`EventSource`](crate::source::EventSource).

@@ -1,0 +1,127 @@
+//! How events become messages: router, encoder and limits, shared by writer and relay, so that what cannot be
+//! published is refused at append.
+
+mod encoder;
+mod limits;
+mod router;
+mod seed_envelope;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use encoder::{CodecError, CodecErrorKind, Decoder, Encoded, Encoder};
+pub use limits::Limits;
+pub use router::{PerAggregateType, Router, TopicTable};
+pub use seed_envelope::{SeedEnvelope, header};
+
+use crate::{
+    event::{Event, Field, InvalidEvent, InvalidReason, NewEvent, RecordedEvent},
+    publisher::Message,
+};
+
+/// Router, encoder and limits.
+///
+/// Default: [`PerAggregateType`], [`SeedEnvelope`], [`Limits::default`]. Cloning is cheap.
+#[derive(Clone)]
+pub struct Profile {
+    router: Arc<dyn Router>,
+    encoder: Arc<dyn Encoder>,
+    limits: Limits,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self {
+            router: Arc::new(PerAggregateType::default()),
+            encoder: Arc::new(SeedEnvelope),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Profile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Profile").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Profile {
+    /// Uses this router.
+    #[must_use]
+    pub fn with_router(mut self, router: impl Router + 'static) -> Self {
+        self.router = Arc::new(router);
+        self
+    }
+
+    /// Uses this encoder.
+    #[must_use]
+    pub fn with_encoder(mut self, encoder: impl Encoder + 'static) -> Self {
+        self.encoder = Arc::new(encoder);
+        self
+    }
+
+    /// Uses these limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Whether the event can be published as configured. Adapters of [`crate::outbox::Outbox`] call it before they
+    /// send anything.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] naming the field at fault: the payload is over its limit, the router has no topic, the
+    /// encoder cannot carry a field, or the whole message would be too long.
+    pub fn check(&self, event: &NewEvent) -> Result<(), InvalidEvent> {
+        let event = event.event();
+        let refuse_over = |field, bytes, limit| {
+            if bytes > limit { Err(InvalidEvent::new(field, InvalidReason::TooLong { bytes, limit })) } else { Ok(()) }
+        };
+        let payload = event.payload.as_ref().map_or(0, Bytes::len);
+        refuse_over(Field::Payload, payload, self.limits.payload_bytes)?;
+        self.router.topic(event)?;
+        let encoded = self.encoder.check(event)?;
+        refuse_over(Field::Message, event.message_key().len() + encoded, self.limits.message_bytes)
+    }
+
+    /// The topic of an event.
+    ///
+    /// # Errors
+    /// [`InvalidEvent`] when the router has none.
+    pub fn topic(&self, event: &Event) -> Result<Arc<str>, InvalidEvent> {
+        self.router.topic(event)
+    }
+
+    /// The message of an event.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the event, though recorded, cannot be published as configured now.
+    pub fn message(&self, recorded: &RecordedEvent) -> Result<Message, CodecError> {
+        let topic = self.router.topic(&recorded.event).map_err(|invalid| {
+            CodecError::new(CodecErrorKind::Field, "a recorded event has no topic any more; mend the router")
+                .with_source(invalid)
+        })?;
+        let Encoded { payload, headers } = self.encoder.encode(recorded)?;
+        Ok(Message { topic, key: Bytes::copy_from_slice(recorded.event.message_key().as_bytes()), payload, headers })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_is_refused_by_field() {
+        let two_mib = "x".repeat(2 * 1024 * 1024);
+        let event = NewEvent::json("Tutor", 1, "TutorCreated", &two_mib).expect("event");
+        let refused = Profile::default().check(&event).expect_err("2 MiB");
+        assert_eq!(refused.field(), Field::Payload);
+
+        let nearly = "x".repeat(1_047_950);
+        let event = NewEvent::json("Tutor", 1, "TutorCreated", &nearly).expect("event");
+        let refused = Profile::default().check(&event).expect_err("the envelope does not fit");
+        assert_eq!(refused.field(), Field::Message);
+    }
+}

@@ -1,0 +1,1 @@
+//! The relay: from a log to a publisher.

@@ -1,0 +1,204 @@
+//! Consuming: batches of events from a broker, or straight from a log.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{error::kinded_error, event::ReceivedEvent};
+
+/// Delivers events in batches, partition by partition.
+///
+/// # Contract
+/// Call [`EventSource::next`] in a loop. A partition delivers nothing before [`EventSource::start`] was called for it
+/// after [`SourceEvent::Assigned`]. From there it delivers every event, or record that is none, behind the position
+/// given. Positions are opaque to all but the adapter.
+///
+/// # Duplicates
+/// A source may deliver an event again after a restart or a reassignment, from the position given to `start`, and the
+/// relay's own duplicates at any later place. Consumers tell duplicates by [`ReceivedEvent::origin`] or the event's id.
+///
+/// # Ordering
+/// Events of one ordering key come from one partition, their first deliveries in order.
+///
+/// # Concurrency
+/// One task drives a source. Several sources of one consumer or group share its partitions.
+///
+/// # Cancellation
+/// `next` may be dropped; nothing is lost. A batch not committed comes again after a restart.
+///
+/// # Errors
+/// [`SourceErrorKind::Unavailable`] passes: call `next` again; the source itself waits between its tries.
+#[async_trait]
+pub trait EventSource: Send {
+    /// What this adapter does differently.
+    fn capabilities(&self) -> SourceCapabilities;
+
+    /// Waits for the next thing to do.
+    ///
+    /// # Errors
+    /// See the trait's *Errors*.
+    async fn next(&mut self) -> Result<SourceEvent, SourceError>;
+
+    /// Begins delivery of an assigned partition behind `after`. `None`: behind the last [`EventSource::commit`], or
+    /// at the configured beginning when there was none.
+    ///
+    /// # Errors
+    /// [`SourceErrorKind::BadPosition`] when `after` is not a position of this partition; see the trait's *Errors*.
+    async fn start(&mut self, partition: &Partition, after: Option<&SourcePosition>) -> Result<(), SourceError>;
+
+    /// Records that everything up to `position` took effect.
+    ///
+    /// # Errors
+    /// [`SourceErrorKind::Revoked`] when the partition belongs to another consumer now; see the trait's *Errors*.
+    async fn commit(&mut self, partition: &Partition, position: &SourcePosition) -> Result<(), SourceError>;
+
+    /// Stops delivery of a partition until [`EventSource::resume`], keeping its assignment.
+    ///
+    /// # Errors
+    /// See the trait's *Errors*.
+    async fn pause(&mut self, partition: &Partition) -> Result<(), SourceError>;
+
+    /// Ends a pause.
+    ///
+    /// # Errors
+    /// See the trait's *Errors*.
+    async fn resume(&mut self, partition: &Partition) -> Result<(), SourceError>;
+
+    /// Leaves: partitions are given back at once. Call it last.
+    ///
+    /// # Errors
+    /// See the trait's *Errors*.
+    async fn close(&mut self) -> Result<(), SourceError>;
+}
+
+/// Where sources may differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SourceCapabilities {
+    /// Records can be other than events, so undecodable ones occur.
+    pub foreign_records: bool,
+}
+
+impl SourceCapabilities {
+    /// A source with or without foreign records.
+    #[must_use]
+    pub fn new(foreign_records: bool) -> Self {
+        Self { foreign_records }
+    }
+}
+
+/// What happened in a source.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SourceEvent {
+    /// Partitions were given to this consumer; start each.
+    Assigned(Vec<Partition>),
+    /// Partitions were taken away: whatever is not committed will be delivered to somebody else.
+    Revoked(Vec<Partition>),
+    /// Records, never empty.
+    Batch(Batch),
+}
+
+/// Consecutive records of one partition.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Which partition.
+    pub partition: Partition,
+    /// Its records in order.
+    pub records: Vec<SourceRecord>,
+    /// Everything up to here is in this batch or in earlier ones.
+    pub position: SourcePosition,
+}
+
+/// One record.
+#[derive(Debug, Clone)]
+pub enum SourceRecord {
+    /// An event.
+    Event(ReceivedEvent),
+    /// A record that is not an event this consumer can decode.
+    Undecodable(Undecodable),
+}
+
+/// A record that could not be decoded, kept as it came.
+#[derive(Debug, Clone)]
+pub struct Undecodable {
+    /// Where it stood, for people: such as `tutor-events/3@1207`.
+    pub place: String,
+    /// Why it could not be decoded.
+    pub reason: String,
+    /// Its key.
+    pub key: Option<Bytes>,
+    /// Its body.
+    pub payload: Option<Bytes>,
+    /// Its headers.
+    pub headers: Vec<(Arc<str>, Bytes)>,
+}
+
+/// One ordered part of a source, such as a topic's partition.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partition(Arc<str>);
+
+impl Partition {
+    /// For adapters: the partition's full name, including what tells it from partitions of other sources, such as
+    /// cluster id, topic and number.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A place in a partition, in a form only the source understands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SourcePosition(Arc<str>);
+
+impl SourcePosition {
+    /// For adapters, and for projections that keep positions in their own store.
+    #[must_use]
+    pub fn from_text(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The adapter's form.
+    #[must_use]
+    pub fn as_text(&self) -> &str {
+        &self.0
+    }
+}
+
+kinded_error! {
+    /// Why a source could not serve.
+    SourceError, SourceErrorKind
+}
+
+/// The kinds of [`SourceError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SourceErrorKind {
+    /// The broker or database cannot be reached: call again.
+    Unavailable,
+    /// The partition belongs to another consumer now: nothing was recorded.
+    Revoked,
+    /// The position is not one of this partition.
+    BadPosition,
+    /// The source cannot work as configured.
+    Configuration,
+}

@@ -1,0 +1,1 @@
+//! Conformance suites, one per trait, and wrappers that fail on cue.

@@ -1,0 +1,86 @@
+# Apache Kafka, one node that is broker and controller (KRaft). Sourced by scripts/services.
+
+KAFKA_POM=$SERVICES_D/kafka/pom.xml
+
+kafka_libs() { echo "$CACHE/kafka-$(java_jars_key "$KAFKA_POM")"; }
+
+kafka_packages() {
+  if [ -d "$(kafka_libs)" ]; then java_packages java; else java_packages java mvn; fi
+}
+
+kafka_fetch() {
+  local libs
+  libs=$(kafka_libs)
+  [ ! -d "$libs" ] || return 0
+  java_jars kafka "$KAFKA_POM" "$libs.part"
+  mv "$libs.part" "$libs" # in one step: a half-filled folder must not be mistaken for all of it
+}
+
+kafka_start() {
+  local dir port controller libs java
+  dir=$(service_dir kafka) port=$(<"$dir/port") libs=$(kafka_libs)
+  controller=$(free_port "$port" "${TAKEN[@]}")
+
+  cat >"$dir/log4j2.properties" <<-END
+	status=error
+	appender.console.type=Console
+	appender.console.name=console
+	appender.console.layout.type=PatternLayout
+	appender.console.layout.pattern=%d{HH:mm:ss.SSS} %p %c{1} %m%n
+	rootLogger.level=warn
+	rootLogger.appenderRef.console.ref=console
+	END
+  # One node: everything that is replicated by default has one copy. A group's first assignment and a lost session are
+  # dealt with at once rather than after seconds, for a test waits for them. Few partitions of the internal topics and
+  # a small deduplication buffer: less to create, less memory.
+  cat >"$dir/server.properties" <<-END
+	process.roles=broker,controller
+	node.id=1
+	controller.quorum.voters=1@127.0.0.1:$controller
+	listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
+	advertised.listeners=PLAINTEXT://127.0.0.1:$port
+	listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+	controller.listener.names=CONTROLLER
+	inter.broker.listener.name=PLAINTEXT
+	log.dirs=$dir/data
+	auto.create.topics.enable=true
+	num.partitions=1
+	default.replication.factor=1
+	min.insync.replicas=1
+	offsets.topic.replication.factor=1
+	offsets.topic.num.partitions=4
+	transaction.state.log.replication.factor=1
+	transaction.state.log.min.isr=1
+	transaction.state.log.num.partitions=4
+	share.coordinator.state.topic.replication.factor=1
+	share.coordinator.state.topic.min.isr=1
+	group.initial.rebalance.delay.ms=0
+	broker.session.timeout.ms=2000
+	broker.heartbeat.interval.ms=400
+	num.network.threads=2
+	num.io.threads=4
+	num.recovery.threads.per.data.dir=2
+	log.retention.hours=24
+	log.cleaner.dedupe.buffer.size=8388608
+	END
+
+  java=(java -Xmx512m -XX:+UseSerialGC -Djava.awt.headless=true -Dlog4j2.disable.jmx=true
+    -Dlog4j2.configurationFile="$dir/log4j2.properties" -Dkafka.logs.dir="$dir" -cp "$libs/*")
+  if [ ! -s "$dir/data/meta.properties" ]; then
+    "${java[@]}" kafka.tools.StorageTool format -t AAAAAAAAAAAAAAAAAAAAAQ -c "$dir/server.properties" \
+      >"$dir/log" 2>&1 </dev/null
+  fi
+  detach "$dir" "${java[@]}" kafka.Kafka "$dir/server.properties"
+}
+
+# An open port is not enough: the listener is bound before the broker serves. It serves when it answers an
+# ApiVersions request (key 18, version 0, correlation id 90, no client id) with that id and error code 0.
+kafka_answers() { # PORT
+  timeout 2 bash -c '
+    exec 3<>"/dev/tcp/127.0.0.1/$0" || exit 1
+    printf "\0\0\0\x0a\0\x12\0\0\0\0\0\x5a\xff\xff" >&3
+    [ "$(head -c 10 <&3 | od -An -tx1 -j4 | tr -d " \n")" = 0000005a0000 ]' "$1" 2>/dev/null
+}
+
+kafka_env() { echo "OUTBOX_TEST_KAFKA_BOOTSTRAP=127.0.0.1:$1"; } # PORT
+kafka_purge() { :; }
