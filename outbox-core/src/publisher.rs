@@ -39,10 +39,12 @@ impl Message {
 /// A message reported as failed may have been written all the same.
 ///
 /// # Ordering
-/// Messages of one key that were accepted through one [`LaneStream`] reach the destination in that order. After one of
-/// them fails, everything later of that key already accepted is [`Outcome::Aborted`] and was not written; where the
-/// adapter cannot promise this, it clears [`PublisherCapabilities::keeps_order_after_failure`]. A message accepted
-/// after all earlier ones were reported is written after all of these.
+/// Messages of one key that were accepted through one [`LaneStream`] reach the destination in that order. Once a message
+/// of a stream failed, the stream is broken: everything later of that key, accepted already or from then on, is not
+/// written, and messages that come through it from then on are [`Outcome::Aborted`] (or `reserve` fails). An adapter
+/// that cannot promise this for messages already accepted clears
+/// [`PublisherCapabilities::keeps_order_after_failure`]. After *every* message of the broken stream was reported, the
+/// caller drops it and opens a new one; what that accepts is written after all of the old one.
 ///
 /// # Concurrency
 /// One stream per lane, used by one task; streams of different lanes work side by side.
@@ -58,7 +60,7 @@ pub trait Publisher: Send + Sync {
     /// What this adapter does differently.
     fn capabilities(&self) -> PublisherCapabilities;
 
-    /// Opens the stream of a lane.
+    /// Opens the stream of a lane. There is one at a time per lane and relay.
     ///
     /// # Errors
     /// [`PublishError`] when the publisher cannot be set up as configured.
@@ -123,7 +125,7 @@ pub enum Outcome {
     Delivered,
     /// Not acknowledged.
     Failed(PublishError),
-    /// Not written, because an earlier message of its key failed.
+    /// Not written, because an earlier message of its stream failed.
     Aborted,
 }
 

@@ -1,0 +1,161 @@
+//! The task of one lane: encodes, waits for room, hands over, and passes the outcomes on.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
+
+use super::machine::Report;
+use crate::{
+    event::{Lane, RecordedEvent},
+    profile::Profile,
+    publisher::{Delivery, LaneStream, Outcome, PublishError, PublishErrorKind, Publisher},
+};
+
+/// Events handed to a lane's task.
+pub(super) struct LaneBatch {
+    pub(super) batch: u64,
+    pub(super) events: Vec<(Arc<Vec<RecordedEvent>>, u32)>,
+}
+
+/// What a lane's task says of one batch.
+pub(super) struct Reports {
+    pub(super) lane: Lane,
+    pub(super) batch: u64,
+    pub(super) outcomes: Vec<(usize, Report)>,
+    pub(super) error: Option<PublishError>,
+}
+
+/// One open stream of a lane. Dropping it aborts the task; what was handed over may still be published.
+pub(super) struct LaneTask {
+    batches: mpsc::UnboundedSender<LaneBatch>,
+    task: AbortHandle,
+}
+
+impl LaneTask {
+    pub(super) fn spawn(
+        lane: Lane,
+        publisher: Arc<dyn Publisher>,
+        profile: Profile,
+        reports: mpsc::UnboundedSender<Reports>,
+    ) -> Self {
+        let (batches, inbox) = mpsc::unbounded_channel();
+        let run = Run { lane, publisher, profile, reports };
+        let task = tokio::spawn(run.run(inbox)).abort_handle();
+        Self { batches, task }
+    }
+
+    /// The machine bounds what is under way in a lane, so this queue is bounded too.
+    pub(super) fn send(&self, batch: LaneBatch) {
+        let _the_task_lives_as_long_as_we_do = self.batches.send(batch);
+    }
+}
+
+impl Drop for LaneTask {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Run {
+    lane: Lane,
+    publisher: Arc<dyn Publisher>,
+    profile: Profile,
+    reports: mpsc::UnboundedSender<Reports>,
+}
+
+impl Run {
+    async fn run(self, mut inbox: mpsc::UnboundedReceiver<LaneBatch>) {
+        let mut stream = None;
+        let mut broken = false;
+        let mut deliveries = JoinSet::new();
+        while let Some(LaneBatch { batch, events }) = inbox.recv().await {
+            while deliveries.try_join_next().is_some() {}
+            let count = events.len();
+            // After a failure the stream stays broken: a later batch that got through would overtake the failed one.
+            if broken {
+                self.abort(batch, 0..count, None);
+                continue;
+            }
+            match self.hand_over(&mut stream, events).await {
+                Ok((handed, delivery, refused)) => {
+                    deliveries.spawn(forward(self.lane, batch, delivery, self.reports.clone()));
+                    if let Some(error) = refused {
+                        broken = true;
+                        self.abort(batch, handed..count, Some(error));
+                    }
+                }
+                Err(error) => {
+                    broken = true;
+                    self.abort(batch, 0..count, Some(error));
+                }
+            }
+        }
+    }
+
+    /// Hands over the longest prefix that encodes; says how long it was and why it ended early.
+    async fn hand_over(
+        &self,
+        stream: &mut Option<Box<dyn LaneStream>>,
+        events: Vec<(Arc<Vec<RecordedEvent>>, u32)>,
+    ) -> Result<(usize, Box<dyn Delivery>, Option<PublishError>), PublishError> {
+        let mut messages = Vec::with_capacity(events.len());
+        let mut refused = None;
+        for (page, index) in events {
+            match self.profile.message(&page[index as usize]) {
+                Ok(message) => messages.push(message),
+                Err(error) => {
+                    let id = page[index as usize].event.id;
+                    let message = format!("event {id} cannot be encoded and holds its lane back");
+                    refused = Some(PublishError::new(PublishErrorKind::Event, message).with_source(error));
+                    break;
+                }
+            }
+        }
+        let stream = match stream {
+            Some(stream) => stream,
+            None => stream.insert(self.publisher.open(self.lane).await?),
+        };
+        let bytes = messages.iter().map(crate::publisher::Message::bytes).sum();
+        let permit = stream.reserve(messages.len(), bytes).await?;
+        Ok((messages.len(), permit.send(messages), refused))
+    }
+
+    /// Reports the events of `range` as not sent, the first of them as failed when there is an error.
+    fn abort(&self, batch: u64, range: std::ops::Range<usize>, error: Option<PublishError>) {
+        let first = range.start;
+        let failed = error.is_some();
+        let outcomes =
+            range.map(|i| (i, if failed && i == first { Report::Failed } else { Report::Aborted })).collect();
+        let _gone_with_the_relay = self.reports.send(Reports { lane: self.lane, batch, outcomes, error });
+    }
+}
+
+async fn forward(lane: Lane, batch: u64, mut delivery: Box<dyn Delivery>, reports: mpsc::UnboundedSender<Reports>) {
+    loop {
+        let outcomes = delivery.next().await;
+        if outcomes.is_empty() {
+            return;
+        }
+        let mut error = None;
+        let mut reported = Vec::with_capacity(outcomes.len());
+        for (index, outcome) in outcomes {
+            reported.push((
+                index,
+                match outcome {
+                    Outcome::Delivered => Report::Delivered,
+                    Outcome::Aborted => Report::Aborted,
+                    Outcome::Failed(e) => {
+                        error.get_or_insert(e);
+                        Report::Failed
+                    }
+                },
+            ));
+        }
+        if reports.send(Reports { lane, batch, outcomes: reported, error }).is_err() {
+            return;
+        }
+    }
+}
