@@ -26,6 +26,10 @@ java_jars_key() { cat "$@" | sha256sum | cut -c1-12; }
 java_jars() {
   say "$1: fetching jars…"
   rm -rf "$3"
-  mvn -B -ntp -q -Dstyle.color=never -f "$2" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
-    -DincludeScope=runtime -DoutputDirectory="$3" >&2 </dev/null || die "$1: mvn could not resolve the jars"
+  if ! mvn -B -ntp -q -f "$2" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$3" >"$3.log" 2>&1 </dev/null; then
+    tail -n 15 "$3.log" >&2
+    die "$1: mvn could not resolve the jars"
+  fi
+  rm "$3.log"
 }

@@ -1,9 +1,15 @@
-# Shared by scripts/services and scripts/test: messages, packages, ports, processes. Sourced, never run.
+# Shared by scripts/services and scripts/test: messages, packages, ports, processes. Sourced with ROOT set, never run.
 #
 # A running service is known by three files in its folder under target/services/<name>/:
 #   pid   "<pid> <start time>": the start time tells our process from a later one that was given the same pid
 #   port  the port it listens on; kept over restarts while nobody else takes it
 #   log   what it printed
+
+# Where the services keep their files, for the checkout in ROOT. Cargo takes a relative CARGO_TARGET_DIR from wherever it
+# is called; here, and in the tests' search for the addresses, it is taken from the root of the repository.
+TARGET=${CARGO_TARGET_DIR:-target}
+case $TARGET in /*) ;; *) TARGET=$ROOT/$TARGET ;; esac
+STATE=$TARGET/services
 
 say() { printf '%s\n' "$*" >&2; }
 die() {
