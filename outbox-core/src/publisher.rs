@@ -41,7 +41,7 @@ impl Message {
 /// # Ordering
 /// Messages of one key that were accepted through one [`LaneStream`] reach the destination in that order. Once a message
 /// of a stream failed, the stream is broken: everything later of that key, accepted already or from then on, is not
-/// written, and messages that come through it from then on are [`Outcome::Aborted`] (or `reserve` fails). An adapter
+/// written but [`Outcome::Aborted`]; messages of other keys may be aborted with it. An adapter
 /// that cannot promise this for messages already accepted clears
 /// [`PublisherCapabilities::keeps_order_after_failure`]. After *every* message of the broken stream was reported, the
 /// caller drops it and opens a new one; what that accepts is written after all of the old one.

@@ -6,12 +6,12 @@ use std::{
     hash::{Hash, Hasher},
     pin::{Pin, pin},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
     sync::mpsc,
-    time::{sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -77,7 +77,8 @@ async fn join(relay: &Relay, consumer: &ConsumerName, member: MemberId) -> Resul
             }
             Err(error) if error.kind().passes() => {
                 note(relay, &error);
-                sleep(relay.settings.backoff.delay(attempt, &mut rand::rng())).await;
+                let pause = relay.settings.backoff.delay(attempt, &mut rand::rng());
+                sleep(pause).await;
                 attempt = attempt.saturating_add(1);
             }
             Err(error) => return Err(error.into()),
@@ -242,7 +243,7 @@ impl<'a> Lead<'a> {
                     self.next_read = now;
                     self.idle = FIRST_IDLE;
                 }
-                () = sleep_until(wake_at.into()) => self.machine.tick(Instant::now()),
+                () = sleep_until(wake_at) => self.machine.tick(Instant::now()),
             }
         }
         drop((read, renew));

@@ -6,10 +6,11 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rand::{SeedableRng, rngs::SmallRng};
+use tokio::time::Instant;
 
 use crate::{
     event::{Lane, LaneCount, LaneSet},

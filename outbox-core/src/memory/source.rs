@@ -1,0 +1,286 @@
+//! Consuming from a broker in memory.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::{MemoryBroker, broker::Topics};
+use crate::{
+    profile::Decoder,
+    publisher::Message,
+    source::{
+        Batch, EventSource, Partition, SourceCapabilities, SourceError, SourceErrorKind, SourceEvent, SourcePosition,
+        SourceRecord, Undecodable,
+    },
+};
+
+/// The longest batch, in records.
+const BATCH: usize = 100;
+
+/// Reads the topics of a [`MemoryBroker`] for a group. Made by [`MemoryBroker::source`].
+///
+/// A position is the number of messages before it.
+pub struct MemorySource {
+    broker: MemoryBroker,
+    changed: watch::Receiver<()>,
+    id: Uuid,
+    group: Arc<str>,
+    decoder: Arc<dyn Decoder>,
+    state: Membership,
+    partitions: Vec<Reading>,
+    /// Which partition is looked at first next time, so that a busy one does not starve the others.
+    turn: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Membership {
+    Waiting,
+    Owner,
+    Closed,
+}
+
+struct Reading {
+    partition: Partition,
+    topic: Arc<str>,
+    /// How many messages were delivered; `None` before the partition is started.
+    offset: Option<usize>,
+    paused: bool,
+}
+
+impl std::fmt::Debug for MemorySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemorySource").field("group", &self.group).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl MemorySource {
+    pub(super) fn new(broker: MemoryBroker, group: Arc<str>, topics: Vec<Arc<str>>, decoder: Arc<dyn Decoder>) -> Self {
+        let partitions = topics.into_iter().map(Reading::new).collect();
+        let (changed, id, state) = (broker.changes(), Uuid::now_v7(), Membership::Waiting);
+        Self { broker, changed, id, group, decoder, state, partitions, turn: 0 }
+    }
+
+    /// Takes the group's partitions when nobody owns them.
+    fn take_over(&mut self) -> Option<SourceEvent> {
+        let mut topics = self.broker.topics();
+        let group = topics.groups.entry(self.group.clone()).or_default();
+        if group.owner.is_some() {
+            return None;
+        }
+        group.owner = Some(self.id);
+        self.state = Membership::Owner;
+        Some(SourceEvent::Assigned(self.partitions.iter().map(|reading| reading.partition.clone()).collect()))
+    }
+
+    fn take_batch(&mut self) -> Option<SourceEvent> {
+        let count = self.partitions.len();
+        let topics = self.broker.topics();
+        for step in 0..count {
+            let index = (self.turn + step) % count;
+            if let Some(batch) = self.partitions[index].batch(&topics, &*self.decoder) {
+                self.turn = (index + 1) % count;
+                return Some(SourceEvent::Batch(batch));
+            }
+        }
+        None
+    }
+
+    fn reading(&mut self, partition: &Partition) -> Result<&mut Reading, SourceError> {
+        let own = self.state == Membership::Owner;
+        self.partitions.iter_mut().find(|reading| own && reading.partition == *partition).ok_or_else(|| {
+            SourceError::new(SourceErrorKind::Revoked, format!("partition {partition} is not assigned to this source"))
+        })
+    }
+
+    fn give_back(&mut self) {
+        self.state = Membership::Closed;
+        let mut topics = self.broker.topics();
+        if let Some(group) = topics.groups.get_mut(&self.group)
+            && group.owner == Some(self.id)
+        {
+            group.owner = None;
+        }
+        drop(topics);
+        self.broker.notify();
+    }
+}
+
+impl Drop for MemorySource {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+#[async_trait]
+impl EventSource for MemorySource {
+    fn capabilities(&self) -> SourceCapabilities {
+        SourceCapabilities::new(true)
+    }
+
+    async fn next(&mut self) -> Result<SourceEvent, SourceError> {
+        loop {
+            self.changed.mark_unchanged();
+            let event = match self.state {
+                Membership::Waiting => self.take_over(),
+                Membership::Owner => self.take_batch(),
+                Membership::Closed => {
+                    return Err(SourceError::new(SourceErrorKind::Configuration, "the source was closed"));
+                }
+            };
+            if let Some(event) = event {
+                return Ok(event);
+            }
+            let _closed_is_impossible = self.changed.changed().await;
+        }
+    }
+
+    async fn start(&mut self, partition: &Partition, after: Option<&SourcePosition>) -> Result<(), SourceError> {
+        let topic = self.reading(partition)?.topic.clone();
+        let topics = self.broker.topics();
+        let offset = match after {
+            Some(position) => parse(position, topics.messages.get(&topic).map_or(0, Vec::len))?,
+            None => topics.groups.get(&self.group).and_then(|g| g.committed.get(&topic).copied()).unwrap_or(0),
+        };
+        drop(topics);
+        self.reading(partition)?.offset = Some(offset);
+        Ok(())
+    }
+
+    async fn commit(&mut self, partition: &Partition, position: &SourcePosition) -> Result<(), SourceError> {
+        let topic = self.reading(partition)?.topic.clone();
+        let mut topics = self.broker.topics();
+        let offset = parse(position, topics.messages.get(&topic).map_or(0, Vec::len))?;
+        topics.groups.entry(self.group.clone()).or_default().committed.insert(topic, offset);
+        Ok(())
+    }
+
+    async fn pause(&mut self, partition: &Partition) -> Result<(), SourceError> {
+        self.reading(partition)?.paused = true;
+        Ok(())
+    }
+
+    async fn resume(&mut self, partition: &Partition) -> Result<(), SourceError> {
+        self.reading(partition)?.paused = false;
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), SourceError> {
+        self.give_back();
+        Ok(())
+    }
+}
+
+impl Reading {
+    fn new(topic: Arc<str>) -> Self {
+        Self { partition: Partition::new(format!("memory/{topic}")), topic, offset: None, paused: false }
+    }
+
+    fn batch(&mut self, topics: &Topics, decoder: &dyn Decoder) -> Option<Batch> {
+        let offset = self.offset.filter(|_| !self.paused)?;
+        let messages = topics.messages.get(&self.topic)?.get(offset..)?;
+        if messages.is_empty() {
+            return None;
+        }
+        let records: Vec<_> = messages
+            .iter()
+            .take(BATCH)
+            .zip(offset..)
+            .map(|(message, offset)| decode(message, decoder, format!("{}@{offset}", self.topic)))
+            .collect();
+        let end = offset + records.len();
+        self.offset = Some(end);
+        let position = SourcePosition::from_text(end.to_string());
+        Some(Batch { partition: self.partition.clone(), records, position })
+    }
+}
+
+fn decode(message: &Message, decoder: &dyn Decoder, place: String) -> SourceRecord {
+    let Message { key, payload, headers, .. } = message;
+    match decoder.decode(Some(key), payload.as_ref(), headers) {
+        Ok(received) => SourceRecord::Event(received),
+        Err(error) => SourceRecord::Undecodable(Undecodable {
+            place,
+            reason: crate::error::chain(&error),
+            key: Some(key.clone()),
+            payload: payload.clone(),
+            headers: headers.clone(),
+        }),
+    }
+}
+
+fn parse(position: &SourcePosition, end: usize) -> Result<usize, SourceError> {
+    position.as_text().parse().ok().filter(|offset| *offset <= end).ok_or_else(|| {
+        let message = format!("{:?} is no position of this topic, which holds {end} messages", position.as_text());
+        SourceError::new(SourceErrorKind::BadPosition, message)
+    })
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        event::NewEvent,
+        profile::{Profile, SeedEnvelope},
+        testing::{Sequencer, source::SourceHarness},
+    };
+
+    #[derive(Default)]
+    struct Harness {
+        broker: MemoryBroker,
+        sequencer: Sequencer,
+    }
+
+    impl Harness {
+        #[expect(clippy::unused_async, reason = "suites make their harness with an async function")]
+        async fn fresh() -> Self {
+            Self::default()
+        }
+    }
+
+    #[async_trait]
+    impl SourceHarness for Harness {
+        type Source = MemorySource;
+
+        async fn open(&self) -> MemorySource {
+            self.broker.source("suite", ["suite-events"], SeedEnvelope)
+        }
+
+        async fn produce(&self, events: Vec<NewEvent>) {
+            for event in events {
+                self.broker.write(Profile::default().message(&self.sequencer.record(event)).expect("message"));
+            }
+        }
+
+        async fn produce_foreign(&self, payload: Bytes) {
+            let (topic, key) = ("suite-events".into(), Bytes::from_static(b"key"));
+            self.broker.write(Message { topic, key, payload: Some(payload), headers: Vec::new() });
+        }
+    }
+
+    crate::source_suite!(conformance, Harness::fresh);
+
+    #[tokio::test]
+    async fn topics_take_turns() {
+        let harness = Harness::default();
+        let message = |topic: &str| Message { topic: topic.into(), key: Bytes::new(), payload: None, headers: vec![] };
+        for _ in 0..3 * BATCH {
+            harness.broker.write(message("busy"));
+        }
+        harness.broker.write(message("quiet"));
+        let mut source = harness.broker.source("suite", ["busy", "quiet"], SeedEnvelope);
+        let SourceEvent::Assigned(partitions) = source.next().await.expect("next") else { panic!("not assigned") };
+        for partition in &partitions {
+            source.start(partition, None).await.expect("start");
+        }
+        let mut order = Vec::new();
+        for _ in 0..3 {
+            let SourceEvent::Batch(batch) = source.next().await.expect("next") else { panic!("no batch") };
+            order.push(batch.partition.as_str().to_owned());
+        }
+        assert_eq!(order, ["memory/busy", "memory/quiet", "memory/busy"]);
+    }
+}

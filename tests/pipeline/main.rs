@@ -1,0 +1,7 @@
+//! The crates together, on real services: what is committed arrives, in order, whatever is killed in between.
+
+mod embedded;
+mod kafka;
+mod outage;
+mod shutdown;
+mod support;
