@@ -9,11 +9,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::{
-    failed_keys::{FailedKeys, Untaken},
-    lock,
-    source::MemorySource,
-};
+use super::{broken_keys::BrokenKeys, lock, source::MemorySource};
 use crate::{
     event::Lane,
     profile::Decoder,
@@ -157,7 +153,7 @@ impl Publisher for MemoryPublisher {
 
     async fn open(&self, _lane: Lane) -> Result<Box<dyn LaneStream>, PublishError> {
         let room = Arc::new(Semaphore::new(self.capacity));
-        Ok(Box::new(MemoryStream { publisher: self.clone(), room, failed: FailedKeys::default() }))
+        Ok(Box::new(MemoryStream { publisher: self.clone(), room, broken: BrokenKeys::default() }))
     }
 
     /// Everything accepted is reported at once, so there is nothing to wait for.
@@ -169,7 +165,7 @@ impl Publisher for MemoryPublisher {
 struct MemoryStream {
     publisher: MemoryPublisher,
     room: Arc<Semaphore>,
-    failed: FailedKeys,
+    broken: BrokenKeys,
 }
 
 #[async_trait]
@@ -180,22 +176,21 @@ impl LaneStream for MemoryStream {
         let room = self.room.clone().acquire_many_owned(wanted).await.map_err(|closed| {
             PublishError::new(PublishErrorKind::Configuration, "the stream's room is gone").with_source(closed)
         })?;
-        Ok(Box::new(MemoryPermit { publisher: self.publisher.clone(), failed: self.failed.clone(), room }))
+        Ok(Box::new(MemoryPermit { publisher: self.publisher.clone(), broken: self.broken.clone(), room }))
     }
 }
 
 struct MemoryPermit {
     publisher: MemoryPublisher,
-    failed: FailedKeys,
+    broken: BrokenKeys,
     room: OwnedSemaphorePermit,
 }
 
 impl Permit for MemoryPermit {
     fn send(self: Box<Self>, messages: Vec<Message>) -> Box<dyn Delivery> {
-        let Self { publisher, failed, room } = *self;
-        let mut untaken = Vec::new();
+        let Self { publisher, broken, room } = *self;
         let outcomes = messages.into_iter().map(|message| {
-            let outcome = if failed.contains(&message) {
+            let outcome = if broken.contains(&message) {
                 Outcome::Aborted
             } else if message.bytes() > publisher.message_bytes {
                 let text = format!("{} bytes are more than the {} accepted", message.bytes(), publisher.message_bytes);
@@ -204,24 +199,22 @@ impl Permit for MemoryPermit {
                 publisher.broker.write(message);
                 return Outcome::Delivered;
             };
-            untaken.push(failed.block(&message));
+            broken.add(&message);
             outcome
         });
         let outcomes = outcomes.enumerate().collect();
-        Box::new(MemoryDelivery { outcomes, _untaken: untaken, room: Some(room) })
+        Box::new(MemoryDelivery { outcomes, room: Some(room) })
     }
 }
 
 struct MemoryDelivery {
     outcomes: Vec<(usize, Outcome)>,
-    _untaken: Vec<Untaken>,
     room: Option<OwnedSemaphorePermit>,
 }
 
 #[async_trait]
 impl Delivery for MemoryDelivery {
     async fn next(&mut self) -> Vec<(usize, Outcome)> {
-        self._untaken.clear();
         self.room = None;
         std::mem::take(&mut self.outcomes)
     }

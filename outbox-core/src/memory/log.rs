@@ -263,8 +263,13 @@ fn unknown(consumer: &ConsumerName) -> LogError {
 
 #[cfg(all(test, feature = "testing"))]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
-    use crate::testing::outbox_and_log::LogHarness;
+    use crate::{
+        log_source::LogSource,
+        testing::{outbox_and_log::LogHarness, source::SourceHarness},
+    };
 
     struct Harness(MemoryLog);
 
@@ -301,6 +306,29 @@ mod tests {
     }
 
     crate::outbox_log_suite!(conformance, Harness::fresh);
+
+    #[async_trait]
+    impl SourceHarness for Harness {
+        type Source = LogSource;
+
+        async fn open(&self) -> LogSource {
+            let consumer = ConsumerName::parse("suite").expect("name");
+            LogSource::builder(Arc::new(self.0.clone())).consumer(consumer).build()
+        }
+
+        async fn produce(&self, events: Vec<NewEvent>) {
+            let mut tx = self.0.begin();
+            let receipt = self.0.append(&mut tx, &events).await.expect("append");
+            tx.commit().await;
+            receipt.committed();
+        }
+
+        async fn produce_foreign(&self, _payload: Bytes) {
+            unreachable!("a log holds events only, and its source says so");
+        }
+    }
+
+    crate::source_suite!(conformance_as_a_source, Harness::fresh);
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_ends_to_the_millisecond_on_the_paused_clock() {

@@ -14,16 +14,16 @@
 //! # Ok(()) }
 //! ```
 
+mod broken_keys;
 mod broker;
-mod failed_keys;
 mod log;
 mod null;
 mod projection;
 mod source;
 
-pub use broker::{MemoryBroker, MemoryPublisher};
 #[cfg(feature = "testing")]
-pub(crate) use failed_keys::{FailedKeys, Untaken};
+pub(crate) use broken_keys::BrokenKeys;
+pub use broker::{MemoryBroker, MemoryPublisher};
 pub use log::{MemoryLog, MemoryTx};
 pub use null::NullPublisher;
 pub use projection::{MemoryProjection, Verdict};

@@ -20,6 +20,8 @@
 
 #![allow(clippy::missing_panics_doc, reason = "a case panics when its promise is broken: that is its result")]
 
+#[cfg(test)]
+mod broken;
 mod event;
 mod faulty;
 pub mod outbox_and_log;

@@ -136,14 +136,14 @@ async fn everything_arrives_in_order_and_is_recorded() {
 async fn a_commit_wakes_an_idle_relay_before_its_poll() {
     let mut bench = Bench::new();
     let mut running =
-        Running::start(bench.relay().poll(Duration::from_secs(3600)).lease(Duration::from_secs(36_000)).build());
+        Running::start(bench.relay().poll(Duration::from_hours(1)).lease(Duration::from_hours(10)).build());
     running.until("active", |s| s.state == RelayState::Active).await;
     // Long enough for the polls to have grown apart.
-    tokio::time::advance(Duration::from_secs(7200)).await;
+    tokio::time::advance(Duration::from_hours(2)).await;
     let begin = tokio::time::Instant::now();
     bench.change([1]).await;
     running.until("published", |s| s.published == 1).await;
-    assert!(begin.elapsed() < Duration::from_secs(60), "waited for its poll: {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_mins(1), "waited for its poll: {:?}", begin.elapsed());
     running.stop().await;
 }
 
@@ -317,7 +317,7 @@ impl outbox_core::publisher::Publisher for Moody {
 #[async_trait::async_trait]
 impl LaneStream for MoodyStream {
     async fn reserve(&mut self, messages: usize, bytes: usize) -> Result<Box<dyn Permit>, PublishError> {
-        if self.reservations.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 3 == 0 {
+        if self.reservations.fetch_add(1, std::sync::atomic::Ordering::Relaxed).is_multiple_of(3) {
             return Err(PublishError::new(PublishErrorKind::Environment, "not now"));
         }
         self.inner.reserve(messages, bytes).await

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::cues::{Cues, ON_CUE, When};
 use crate::{
     event::Lane,
-    memory::{FailedKeys, Untaken},
+    memory::BrokenKeys,
     publisher::{
         Delivery, LaneStream, Message, Outcome, Permit, PublishError, PublishErrorKind, Publisher,
         PublisherCapabilities,
@@ -116,7 +116,7 @@ impl<P: Publisher + Clone + 'static> Publisher for FaultyPublisher<P> {
 
     async fn open(&self, lane: Lane) -> Result<Box<dyn LaneStream>, PublishError> {
         let inner = self.inner.open(lane).await?;
-        Ok(Box::new(FaultyStream { publisher: self.clone(), inner, failed: FailedKeys::default() }))
+        Ok(Box::new(FaultyStream { publisher: self.clone(), inner, broken: BrokenKeys::default() }))
     }
 
     /// Outcomes that are held back count as not reported; after `grace` they are given up.
@@ -133,7 +133,7 @@ impl<P: Publisher + Clone + 'static> Publisher for FaultyPublisher<P> {
 struct FaultyStream<P> {
     publisher: FaultyPublisher<P>,
     inner: Box<dyn LaneStream>,
-    failed: FailedKeys,
+    broken: BrokenKeys,
 }
 
 #[async_trait]
@@ -141,21 +141,20 @@ impl<P: Publisher + Clone + 'static> LaneStream for FaultyStream<P> {
     async fn reserve(&mut self, messages: usize, bytes: usize) -> Result<Box<dyn Permit>, PublishError> {
         let call = self.inner.reserve(messages, bytes);
         let inner = self.publisher.reserves.run((), call, |kind| PublishError::new(kind, ON_CUE)).await?;
-        Ok(Box::new(FaultyPermit { publisher: self.publisher.clone(), inner, failed: self.failed.clone() }))
+        Ok(Box::new(FaultyPermit { publisher: self.publisher.clone(), inner, broken: self.broken.clone() }))
     }
 }
 
 struct FaultyPermit<P> {
     publisher: FaultyPublisher<P>,
     inner: Box<dyn Permit>,
-    failed: FailedKeys,
+    broken: BrokenKeys,
 }
 
 impl<P: Publisher> Permit for FaultyPermit<P> {
     fn send(self: Box<Self>, messages: Vec<Message>) -> Box<dyn Delivery> {
         let mut delivery = FaultyDelivery {
             reported: Vec::new(),
-            untaken: Vec::new(),
             inner: None,
             passed_on: Vec::new(),
             gate: self.publisher.gate.subscribe(),
@@ -163,7 +162,7 @@ impl<P: Publisher> Permit for FaultyPermit<P> {
         let mut good = Vec::new();
         let mut plan = self.publisher.plan();
         for (index, message) in messages.into_iter().enumerate() {
-            let outcome = if self.failed.contains(&message) {
+            let outcome = if self.broken.contains(&message) {
                 Outcome::Aborted
             } else if let Some(kind) = plan.judge(&message) {
                 Outcome::Failed(PublishError::new(kind, ON_CUE))
@@ -172,7 +171,7 @@ impl<P: Publisher> Permit for FaultyPermit<P> {
                 good.push(message);
                 continue;
             };
-            delivery.untaken.push(self.failed.block(&message));
+            self.broken.add(&message);
             delivery.reported.push((index, outcome));
         }
         drop(plan);
@@ -184,7 +183,6 @@ impl<P: Publisher> Permit for FaultyPermit<P> {
 struct FaultyDelivery {
     /// Decided here, and not yet handed out.
     reported: Vec<(usize, Outcome)>,
-    untaken: Vec<Untaken>,
     inner: Option<Box<dyn Delivery>>,
     /// The index of each message passed on, until its outcome is handed out.
     passed_on: Vec<Option<usize>>,
@@ -205,7 +203,6 @@ impl Delivery for FaultyDelivery {
             self.reported.extend(std::mem::take(&mut self.passed_on).into_iter().flatten().map(|i| (i, lost())));
         }
         if !self.reported.is_empty() {
-            self.untaken.clear();
             return std::mem::take(&mut self.reported);
         }
         let Some(inner) = &mut self.inner else { return Vec::new() };

@@ -1,9 +1,13 @@
 //! Duplicates: an event may come again at any later place.
 
-use super::{ProjectionHarness, Runner};
+use super::{Effect, ProjectionHarness, Runner};
 use crate::{
     event::NewEvent,
-    testing::event::{SUITE_TYPE, numbered},
+    testing::{
+        Sequencer,
+        event::{SUITE_TYPE, numbered},
+        suite::skip,
+    },
 };
 
 /// Events that come again in a later step, as after a restart, have no second effect.
@@ -68,4 +72,20 @@ pub async fn an_ordering_key_decides_what_is_old<H: ProjectionHarness>(harness: 
     assert_eq!((late.applied, late.duplicates), (0, 1));
     let effects = harness.effects(SUITE_TYPE, "room").await;
     assert_eq!(effects, runner.expected(&[1, 2, 3]));
+}
+
+/// Sequences of different logs cannot be compared: an event of another log is not old because its sequence is lower.
+pub async fn sequences_of_different_logs_are_not_compared<H: ProjectionHarness>(harness: &H) {
+    if harness.effect() == Effect::Overwrite {
+        skip("sequences_of_different_logs_are_not_compared", "the harness declares that later effects overwrite");
+        return;
+    }
+    let mut runner = Runner::new(harness, "p");
+    let events: Vec<_> = (0..3).map(|n| runner.event("key", n)).collect();
+    runner.apply(&events).await;
+    let of_another_log = [Sequencer::default().receive(numbered("key", 3))];
+    assert_eq!(runner.apply(&of_another_log).await.applied, 1);
+    assert_eq!(runner.apply(&of_another_log).await.duplicates, 1);
+    assert_eq!(runner.apply(&events).await.duplicates, 3, "the first log's watermark stays");
+    runner.assert_effects("key", &[0, 1, 2, 3]).await;
 }

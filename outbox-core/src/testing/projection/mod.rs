@@ -79,6 +79,7 @@ macro_rules! projection_suite {
                 an_older_duplicate_behind_newer_events_changes_nothing,
                 keys_do_not_hide_each_other,
                 an_ordering_key_decides_what_is_old,
+                sequences_of_different_logs_are_not_compared,
                 random_duplicates_change_nothing,
             ]
         );

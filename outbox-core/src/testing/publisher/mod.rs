@@ -72,7 +72,7 @@ macro_rules! publisher_suite {
                 reserve_waits_for_room,
                 a_waiting_reserve_may_be_dropped,
                 an_unused_permit_gives_its_room_back,
-                a_failure_aborts_what_follows_of_its_key,
+                a_failure_breaks_its_key_until_the_stream_is_opened_anew,
                 a_message_refused_alone_is_to_blame,
             ]
         );
