@@ -63,7 +63,7 @@ pub(crate) async fn run(size: &Size) -> Result<Table> {
         table.record("raw: page + produce + checkpoint", size.events, watch.took());
 
         let watch = Stopwatch::start();
-        relay(&log, Arc::new(NullPublisher::default()), "null", size.events).await?;
+        relay(&log, Arc::new(NullPublisher), "null", size.events).await?;
         table.record("relay, null publisher", size.events, watch.took());
 
         let topic = fresh_topic().await?;
@@ -96,7 +96,7 @@ async fn fill(log: &PostgresLog, pool: &PgPool, events: usize) -> Result<()> {
 async fn fresh_topic() -> Result<String> {
     let topic = unique("drain");
     let publisher = KafkaPublisher::builder(kafka_bootstrap().await).build()?;
-    publisher.ensure_topics(&[TopicSpec::new(&topic, PARTITIONS)]).await?;
+    publisher.ensure_topics(&[TopicSpec::new(&topic, PARTITIONS, 1)]).await?;
     Ok(topic)
 }
 

@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(text) => text.parse().map_err(|e| format!("{name}={text}: {e}")),
         Err(_) => Ok(default),
     };
-    let size = Size { events: number("OUTBOX_BENCH_EVENTS", 200_000)?, rounds: number("OUTBOX_BENCH_ROUNDS", 3)?.max(1) };
+    let size =
+        Size { events: number("OUTBOX_BENCH_EVENTS", 200_000)?, rounds: number("OUTBOX_BENCH_ROUNDS", 3)?.max(1) };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         eprintln!("{} events, {} rounds; load {}", size.events, size.rounds, load());

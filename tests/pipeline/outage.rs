@@ -28,13 +28,13 @@ async fn a_database_that_goes_away_is_waited_for() {
         }
         total += 50;
         running.until("all is published", |s| s.published >= total).await;
-        proxy.cut().await;
+        proxy.cut();
         for n in 1..=50 {
             shop.change(n).await;
         }
         total += 50;
         running.until("the outage shows", |s| s.last_error.is_some()).await;
-        proxy.restore().await;
+        proxy.restore();
         running.until("the rest is published", |s| s.published >= total && s.last_error.is_none()).await;
     }
     running.stop().await;

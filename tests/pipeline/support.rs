@@ -29,7 +29,7 @@ use tokio::{
 };
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(crate) const PARTITIONS: i32 = 12;
 
@@ -58,7 +58,7 @@ impl Shop {
         let profile = Profile::default().with_router(move |_: &Event| route.clone());
         let log = log_on(database.pool().clone(), profile.clone()).await;
         let publisher = KafkaPublisher::builder(kafka_bootstrap().await).build().expect("publisher");
-        publisher.ensure_topics(&[TopicSpec::new(&topic, PARTITIONS)]).await.expect("topic");
+        publisher.ensure_topics(&[TopicSpec::new(&topic, PARTITIONS, 1)]).await.expect("topic");
         Self { database, log, profile, topic, publisher }
     }
 
