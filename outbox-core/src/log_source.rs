@@ -1,23 +1,26 @@
 //! Straight from the log: a named consumer as an event source, no broker needed.
 
+mod backoff;
+mod lease;
+#[cfg(all(test, feature = "testing"))]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::{Instant, sleep, sleep_until, timeout},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     event::{LaneSet, ReceivedEvent},
-    log::{Assignment, ConsumerName, Cursor, EventLog, Fence, LogError, LogErrorKind, MemberId, StartAt},
+    log::{Assignment, ConsumerName, Cursor, EventLog, LogError, LogErrorKind, MemberId, StartAt},
     source::{
         Batch, EventSource, Partition, SourceCapabilities, SourceError, SourceErrorKind, SourceEvent, SourcePosition,
         SourceRecord,
     },
     wake::WakeListener,
 };
+use backoff::Backoff;
+use lease::Lease;
 
 /// An [`EventSource`] over a log, as one of its named consumers.
 ///
@@ -389,95 +392,6 @@ const FIRST_IDLE: Duration = Duration::from_millis(25);
 
 /// A cursor moves also when other clients of the database are busy; once in a while is enough to keep it fresh.
 const QUIET_COMMIT: Duration = Duration::from_mins(1);
-
-/// Renews in the background, whatever the owner is busy with, until it is dropped or fenced.
-struct Lease {
-    task: JoinHandle<()>,
-    lost: watch::Receiver<bool>,
-}
-
-impl Lease {
-    fn keep(log: Arc<dyn EventLog>, fence: Fence, lease: Duration) -> Self {
-        let (tell, lost) = watch::channel(false);
-        Self { task: tokio::spawn(renew(log, fence, lease, tell)), lost }
-    }
-
-    fn is_lost(&self) -> bool {
-        *self.lost.borrow()
-    }
-
-    async fn lost(&mut self) {
-        if self.lost.wait_for(|lost| *lost).await.is_err() {
-            // The task ended without being fenced: only a runtime that shuts down does that.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn renew(log: Arc<dyn EventLog>, fence: Fence, lease: Duration, lost: watch::Sender<bool>) {
-    // Two tries fit into a lease, and an idle source stays below 75 small queries a minute.
-    let every = lease.mul_f64(0.4);
-    let mut backoff = Backoff::default();
-    loop {
-        if backoff.failures == 0 {
-            sleep(every).await;
-        } else {
-            backoff.pause().await;
-        }
-        // A connection that hangs must not keep the next try from being made.
-        let problem = match timeout(lease, log.renew(&fence, lease)).await {
-            Ok(Ok(())) => {
-                backoff.reset();
-                continue;
-            }
-            Ok(Err(error)) if error.kind() == LogErrorKind::Fenced => {
-                lost.send_replace(true);
-                return;
-            }
-            Ok(Err(error)) => crate::error::chain(&error),
-            Err(_elapsed) => "no answer".to_owned(),
-        };
-        if backoff.failures == 0 {
-            tracing::warn!(consumer = %fence.consumer, error = problem, "the lease could not be renewed; trying again");
-        }
-        backoff.grow();
-    }
-}
-
-/// Exponential, full jitter, and kept apart from the futures that wait for it, so that dropping one does not skip it.
-#[derive(Default)]
-struct Backoff {
-    failures: u32,
-    until: Option<Instant>,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(10);
-    const LONGEST: Duration = Duration::from_secs(2);
-
-    fn grow(&mut self) {
-        let ceiling = Self::FIRST.saturating_mul(1 << self.failures.min(20)).min(Self::LONGEST);
-        self.failures = self.failures.saturating_add(1);
-        self.until = Some(Instant::now() + ceiling.mul_f64(rand::random_range(0.0..1.0)));
-    }
-
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-
-    async fn pause(&mut self) {
-        if let Some(until) = self.until {
-            sleep_until(until).await;
-            self.until = None;
-        }
-    }
-}
 
 fn source_error(error: LogError) -> SourceError {
     let (kind, message) = match error.kind() {

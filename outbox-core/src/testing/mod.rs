@@ -33,3 +33,8 @@ mod suite;
 pub use event::{SUITE_TYPE, Sequencer, number_of};
 pub use faulty::{FaultyLog, FaultyProjection, FaultyPublisher, LogOperation};
 pub use suite::PATIENCE;
+
+// Compiles the page's code.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/writing-an-adapter.md")]
+struct WritingAnAdapter;

@@ -1,0 +1,313 @@
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    event::NewEvent,
+    log::{Page, Progress},
+    memory::MemoryLog,
+    outbox::Outbox,
+    testing::{FaultyLog, LogOperation, source::SourceHarness},
+    wake::Wake,
+};
+
+const LEASE: Duration = Duration::from_secs(12);
+
+struct Harness(MemoryLog);
+
+impl Harness {
+    #[expect(clippy::unused_async, reason = "suites make their harness with an async function")]
+    async fn fresh() -> Self {
+        Self(MemoryLog::default())
+    }
+}
+
+#[async_trait]
+impl SourceHarness for Harness {
+    type Source = LogSource;
+
+    async fn open(&self) -> LogSource {
+        source(Arc::new(self.0.clone()))
+    }
+
+    async fn produce(&self, events: Vec<NewEvent>) {
+        append(&self.0, &events).await;
+    }
+
+    async fn produce_foreign(&self, _: Bytes) {
+        unreachable!("a log has no foreign records");
+    }
+}
+
+crate::source_suite!(conformance, Harness::fresh);
+
+fn source(log: Arc<dyn EventLog>) -> LogSource {
+    LogSource::builder(log).consumer(consumer()).lease(LEASE).build()
+}
+
+fn consumer() -> ConsumerName {
+    ConsumerName::parse("suite").expect("name")
+}
+
+fn event() -> NewEvent {
+    NewEvent::tombstone("Suite", 1, "Happened").expect("event")
+}
+
+async fn append(log: &MemoryLog, events: &[NewEvent]) {
+    let mut tx = log.begin();
+    let receipt = log.append(&mut tx, events).await.expect("append");
+    tx.commit().await;
+    receipt.committed();
+}
+
+async fn assigned(source: &mut LogSource) -> Partition {
+    match source.next().await.expect("next") {
+        SourceEvent::Assigned(mut partitions) if partitions.len() == 1 => partitions.remove(0),
+        other => panic!("expected an assignment of one partition, got {other:?}"),
+    }
+}
+
+async fn started(source: &mut LogSource) -> Partition {
+    let partition = assigned(source).await;
+    source.start(&partition, None).await.expect("start");
+    partition
+}
+
+async fn batch(source: &mut LogSource) -> Batch {
+    match source.next().await.expect("next") {
+        SourceEvent::Batch(batch) => batch,
+        other => panic!("expected a batch, got {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_away_is_told_and_asked_again() {
+    let log = FaultyLog::new(MemoryLog::default());
+    append(log.inner(), &[event()]).await;
+    let mut source = source(Arc::new(log.clone()));
+    for operation in [LogOperation::Identity, LogOperation::Register, LogOperation::Join] {
+        log.fail_next(operation, 2, LogErrorKind::Unavailable);
+        for _ in 0..2 {
+            let error = source.next().await.expect_err("on cue");
+            assert_eq!(error.kind(), SourceErrorKind::Unavailable, "{operation:?}");
+        }
+    }
+    started(&mut source).await;
+    let before = Instant::now();
+    log.fail_next(LogOperation::Read, 20, LogErrorKind::Unavailable);
+    for _ in 0..20 {
+        assert_eq!(source.next().await.expect_err("on cue").kind(), SourceErrorKind::Unavailable);
+    }
+    assert_eq!(batch(&mut source).await.records.len(), 1);
+    let waited = before.elapsed();
+    assert!((Duration::from_secs(1)..Duration::from_secs(30)).contains(&waited), "20 tries with jitter: {waited:?}");
+}
+
+#[tokio::test]
+async fn what_does_not_pass_keeps_its_cause() {
+    let log = FaultyLog::new(MemoryLog::default());
+    let mut source = source(Arc::new(log.clone()));
+    log.fail_next(LogOperation::Register, 1, LogErrorKind::NotMigrated);
+    let error = source.next().await.expect_err("on cue");
+    assert_eq!(error.kind(), SourceErrorKind::Configuration);
+    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<LogError>());
+    assert_eq!(cause.map(LogError::kind), Some(LogErrorKind::NotMigrated));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fenced_commit_records_nothing_and_the_partition_is_asked_for_again() {
+    let log = FaultyLog::new(MemoryLog::default());
+    append(log.inner(), &[event()]).await;
+    let mut source = source(Arc::new(log.clone()));
+    let partition = started(&mut source).await;
+    let first = batch(&mut source).await;
+    log.fail_next(LogOperation::Checkpoint, 1, LogErrorKind::Fenced);
+    let refused = source.commit(&partition, &first.position).await.expect_err("fenced");
+    assert_eq!(refused.kind(), SourceErrorKind::Revoked);
+    assert_eq!(source.commit(&partition, &first.position).await.expect_err("lost").kind(), SourceErrorKind::Revoked);
+    assert!(matches!(source.next().await, Ok(SourceEvent::Revoked(lost)) if lost == [partition.clone()]));
+    assert_eq!(started(&mut source).await, partition);
+    assert_eq!(batch(&mut source).await.records.len(), 1, "it comes again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_takeover_is_noticed_while_waiting_paused_or_not() {
+    for pause in [false, true] {
+        let log = FaultyLog::new(MemoryLog::default());
+        let mut source = source(Arc::new(log.clone()));
+        let partition = started(&mut source).await;
+        if pause {
+            source.pause(&partition).await.expect("pause");
+        }
+        log.fail_next(LogOperation::Renew, 1, LogErrorKind::Fenced);
+        let before = Instant::now();
+        assert!(matches!(source.next().await, Ok(SourceEvent::Revoked(lost)) if lost == [partition]));
+        assert!(before.elapsed() < LEASE, "{:?}", before.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_that_fail_are_tried_again_within_the_lease() {
+    let log = FaultyLog::new(MemoryLog::default());
+    let mut owner = source(Arc::new(log.clone()));
+    started(&mut owner).await;
+    let mut other = source(Arc::new(log.clone()));
+    for _ in 0..5 {
+        log.fail_next(LogOperation::Renew, 3, LogErrorKind::Unavailable);
+        let taken = tokio::time::timeout(LEASE, other.next()).await;
+        assert!(taken.is_err(), "{taken:?}");
+    }
+    assert_eq!(log.failures_left(), 0);
+    let before = Instant::now();
+    drop(owner);
+    assigned(&mut other).await;
+    assert!(before.elapsed() <= LEASE + Duration::from_secs(2), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_in_this_process_is_found_without_a_poll() {
+    let log = MemoryLog::default();
+    let day = Duration::from_hours(24);
+    let mut source = LogSource::builder(Arc::new(log.clone())).consumer(consumer()).lease(day).poll(day).build();
+    started(&mut source).await;
+    // Far into the ever longer pauses.
+    assert!(tokio::time::timeout(Duration::from_hours(1), source.next()).await.is_err());
+    let before = Instant::now();
+    let news = [event()];
+    let (found, ()) = tokio::join!(batch(&mut source), append(&log, &news));
+    assert_eq!(found.records.len(), 1);
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+}
+
+/// Counts calls, and shows no events while it hides them: cursors move all the same, as when other clients of a database
+/// are busy.
+struct Quiet {
+    inner: MemoryLog,
+    hides: AtomicBool,
+    calls: Mutex<HashMap<&'static str, usize>>,
+}
+
+impl Quiet {
+    fn new(inner: MemoryLog) -> Arc<Self> {
+        Arc::new(Self { inner, hides: AtomicBool::new(true), calls: Mutex::default() })
+    }
+
+    fn call(&self, what: &'static str) {
+        *self.calls.lock().expect("no panic").entry(what).or_default() += 1;
+    }
+
+    fn calls(&self, what: &str) -> usize {
+        self.calls.lock().expect("no panic").get(what).copied().unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl EventLog for Quiet {
+    fn capabilities(&self) -> crate::log::LogCapabilities {
+        EventLog::capabilities(&self.inner)
+    }
+
+    async fn identity(&self) -> Result<crate::log::LogIdentity, LogError> {
+        self.call("identity");
+        self.inner.identity().await
+    }
+
+    async fn register(&self, consumer: &ConsumerName, start: StartAt) -> Result<(), LogError> {
+        self.call("register");
+        self.inner.register(consumer, start).await
+    }
+
+    async fn join(
+        &self,
+        consumer: &ConsumerName,
+        member: MemberId,
+        lease: Duration,
+    ) -> Result<Option<Assignment>, LogError> {
+        self.call("join");
+        self.inner.join(consumer, member, lease).await
+    }
+
+    async fn renew(&self, fence: &crate::log::Fence, lease: Duration) -> Result<(), LogError> {
+        self.call("renew");
+        self.inner.renew(fence, lease).await
+    }
+
+    async fn leave(&self, fence: &crate::log::Fence) -> Result<(), LogError> {
+        self.inner.leave(fence).await
+    }
+
+    async fn read(&self, cursor: &Cursor, lanes: LaneSet, limit: usize) -> Result<Page, LogError> {
+        self.call("read");
+        let page = self.inner.read(cursor, lanes, limit).await?;
+        let events = if self.hides.load(Ordering::Relaxed) { Vec::new() } else { page.events };
+        Ok(Page { events, ..page })
+    }
+
+    async fn checkpoint(&self, fence: &crate::log::Fence, cursor: &Cursor) -> Result<(), LogError> {
+        self.call("checkpoint");
+        self.inner.checkpoint(fence, cursor).await
+    }
+
+    async fn progress(&self, consumer: &ConsumerName) -> Result<Progress, LogError> {
+        self.inner.progress(consumer).await
+    }
+
+    fn wake(&self) -> &Wake {
+        self.inner.wake()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_source_costs_at_most_75_queries_a_minute() {
+    let log = Quiet::new(MemoryLog::default());
+    let mut source = source(log.clone());
+    started(&mut source).await;
+    let _warm_up = tokio::time::timeout(Duration::from_mins(1), source.next()).await;
+    log.calls.lock().expect("no panic").clear();
+    assert!(tokio::time::timeout(Duration::from_mins(10), source.next()).await.is_err(), "nothing comes");
+    let calls: usize = log.calls.lock().expect("no panic").values().sum();
+    assert!((600..=750).contains(&calls), "{:?}", log.calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_without_events_is_committed_once_in_a_while() {
+    let log = Quiet::new(MemoryLog::default());
+    let mut source = source(log.clone());
+    started(&mut source).await;
+    let ten_minutes = Instant::now() + Duration::from_mins(10);
+    while Instant::now() < ten_minutes {
+        append(&log.inner, &[event()]).await;
+        assert!(tokio::time::timeout(Duration::from_secs(5), source.next()).await.is_err(), "nothing is emitted");
+    }
+    let checkpoints = log.calls("checkpoint");
+    assert!((8..=10).contains(&checkpoints), "{checkpoints}");
+    let progress = log.progress(&consumer()).await.expect("progress");
+    assert!(progress.head - progress.position <= 14, "{progress:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_without_events_waits_for_the_batch_before_it() {
+    let log = Quiet::new(MemoryLog::default());
+    log.hides.store(false, Ordering::Relaxed);
+    append(&log.inner, &[event()]).await;
+    let mut source = source(log.clone());
+    let partition = started(&mut source).await;
+    let uncommitted = batch(&mut source).await;
+    log.hides.store(true, Ordering::Relaxed);
+    for _ in 0..20 {
+        append(&log.inner, &[event()]).await;
+        assert!(tokio::time::timeout(Duration::from_secs(10), source.next()).await.is_err(), "nothing is emitted");
+    }
+    assert_eq!(log.calls("checkpoint"), 0, "the batch may not have had its effect yet");
+    source.commit(&partition, &uncommitted.position).await.expect("commit");
+    append(&log.inner, &[event()]).await;
+    assert!(tokio::time::timeout(Duration::from_mins(2), source.next()).await.is_err(), "nothing is emitted");
+    assert_eq!(log.calls("checkpoint"), 2);
+}
