@@ -1,7 +1,7 @@
 //! Straight from the log: a named consumer as an event source, no broker needed.
 
-mod backoff;
 mod lease;
+mod pauses;
 #[cfg(all(test, feature = "testing"))]
 mod tests;
 
@@ -19,8 +19,8 @@ use crate::{
     },
     wake::WakeListener,
 };
-use backoff::Backoff;
 use lease::Lease;
+use pauses::Pauses;
 
 /// An [`EventSource`] over a log, as one of its named consumers.
 ///
@@ -57,7 +57,7 @@ pub struct LogSource {
     member: MemberId,
     bell: WakeListener,
     state: State,
-    backoff: Backoff,
+    pauses: Pauses,
 }
 
 /// A [`LogSource`] that still needs its consumer's name.
@@ -138,7 +138,7 @@ impl LogSourceBuilder {
             settings: self.settings,
             member: MemberId::random(),
             state: State::New,
-            backoff: Backoff::default(),
+            pauses: Pauses::default(),
         }
     }
 }
@@ -184,7 +184,7 @@ impl EventSource for LogSource {
     }
 
     async fn next(&mut self) -> Result<SourceEvent, SourceError> {
-        self.backoff.pause().await;
+        self.pauses.pause().await;
         let result = self.advance().await;
         self.settle(result)
     }
@@ -197,7 +197,7 @@ impl EventSource for LogSource {
         let cursor = after.map_or_else(|| checkpoint.clone(), |after| Cursor::from_text(after.as_text()));
         if cursor != checkpoint {
             // A foreign cursor is told here, where the caller knows whose it is.
-            self.backoff.pause().await;
+            self.pauses.pause().await;
             let probe = self.log.read(&cursor, lanes, 1).await.map(drop).map_err(source_error);
             self.settle(probe)?;
         }
@@ -257,7 +257,7 @@ impl LogSource {
                     let identity = self.log.identity().await.map_err(source_error)?;
                     let Settings { consumer, start_at, .. } = &self.settings;
                     self.log.register(consumer, *start_at).await.map_err(source_error)?;
-                    self.backoff.reset();
+                    self.pauses.reset();
                     let partition = Partition::new(format!("log/{}/{consumer}", identity.id));
                     self.state = State::Joining(Place { partition, lanes: LaneSet::all(identity.lanes) });
                 }
@@ -292,7 +292,7 @@ impl LogSource {
     async fn join(&mut self, place: Place) -> Result<Option<SourceEvent>, SourceError> {
         let Settings { consumer, lease, poll, .. } = &self.settings;
         let joined = self.log.join(consumer, self.member, *lease).await.map_err(source_error)?;
-        self.backoff.reset();
+        self.pauses.reset();
         let Some(assignment) = joined else {
             sleep(poll.mul_f64(rand::random_range(0.75..1.25))).await;
             return Ok(None);
@@ -330,7 +330,7 @@ impl LogSource {
                 return Err(source_error(error));
             }
         };
-        self.backoff.reset();
+        self.pauses.reset();
         let moved = page.next != reading.cursor;
         reading.cursor = page.next;
         if !page.events.is_empty() {
@@ -373,9 +373,9 @@ impl LogSource {
 
     fn settle<T>(&mut self, result: Result<T, SourceError>) -> Result<T, SourceError> {
         match &result {
-            Err(error) if error.kind() == SourceErrorKind::Unavailable => self.backoff.grow(),
+            Err(error) if error.kind() == SourceErrorKind::Unavailable => self.pauses.grow(),
             Err(_) => {}
-            Ok(_) => self.backoff.reset(),
+            Ok(_) => self.pauses.reset(),
         }
         result
     }

@@ -6,7 +6,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::Backoff;
+use super::Pauses;
 use crate::log::{EventLog, Fence, LogErrorKind};
 
 /// Renews in the background, whatever the owner is busy with, until it is dropped or fenced.
@@ -42,17 +42,17 @@ impl Drop for Lease {
 async fn renew(log: Arc<dyn EventLog>, fence: Fence, lease: Duration, lost: watch::Sender<bool>) {
     // Two tries fit into a lease, and an idle source stays below 75 small queries a minute.
     let every = lease.mul_f64(0.4);
-    let mut backoff = Backoff::default();
+    let mut pauses = Pauses::default();
     loop {
-        if backoff.is_growing() {
-            backoff.pause().await;
+        if pauses.is_growing() {
+            pauses.pause().await;
         } else {
             sleep(every).await;
         }
         // A connection that hangs must not keep the next try from being made.
         let problem = match timeout(lease, log.renew(&fence, lease)).await {
             Ok(Ok(())) => {
-                backoff.reset();
+                pauses.reset();
                 continue;
             }
             Ok(Err(error)) if error.kind() == LogErrorKind::Fenced => {
@@ -62,9 +62,9 @@ async fn renew(log: Arc<dyn EventLog>, fence: Fence, lease: Duration, lost: watc
             Ok(Err(error)) => crate::error::chain(&error),
             Err(_elapsed) => "no answer".to_owned(),
         };
-        if !backoff.is_growing() {
+        if !pauses.is_growing() {
             tracing::warn!(consumer = %fence.consumer, error = problem, "the lease could not be renewed; trying again");
         }
-        backoff.grow();
+        pauses.grow();
     }
 }
