@@ -20,7 +20,8 @@ use crate::{
 /// # Duplicates
 /// An event may come again, later, behind newer events of its key. Its effect must not happen twice, and an older
 /// event must not overwrite a newer one: skip an event whose sequence is not above the last one applied of its
-/// aggregate type and message key, or write with the sequence as version.
+/// aggregate type and [lane key](crate::event::Event::lane_key), or write with the sequence as version. Not of its
+/// message key: an aggregate `7` and an ordering key `7` share that, but their writers do not wait for each other.
 ///
 /// # Ordering
 /// Events of one key come in order but for such duplicates.

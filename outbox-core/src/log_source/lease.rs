@@ -40,7 +40,7 @@ impl Drop for Lease {
 }
 
 async fn renew(log: Arc<dyn EventLog>, fence: Fence, lease: Duration, lost: watch::Sender<bool>) {
-    // Two tries fit into a lease, and an idle source stays below 75 small queries a minute.
+    // Two tries fit into a lease, and beside the polls of an idle source renewals are few.
     let every = lease.mul_f64(0.4);
     let mut pauses = Pauses::default();
     loop {

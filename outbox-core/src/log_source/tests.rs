@@ -191,12 +191,19 @@ async fn a_commit_in_this_process_is_found_without_a_poll() {
 struct Quiet {
     inner: MemoryLog,
     hides: AtomicBool,
+    /// Commits an event just after the next read looked.
+    commits_after_read: AtomicBool,
     calls: Mutex<HashMap<&'static str, usize>>,
 }
 
 impl Quiet {
     fn new(inner: MemoryLog) -> Arc<Self> {
-        Arc::new(Self { inner, hides: AtomicBool::new(true), calls: Mutex::default() })
+        Arc::new(Self {
+            inner,
+            hides: AtomicBool::new(true),
+            commits_after_read: AtomicBool::new(false),
+            calls: Mutex::default(),
+        })
     }
 
     fn call(&self, what: &'static str) {
@@ -246,6 +253,9 @@ impl EventLog for Quiet {
     async fn read(&self, cursor: &Cursor, lanes: LaneSet, limit: usize) -> Result<Page, LogError> {
         self.call("read");
         let page = self.inner.read(cursor, lanes, limit).await?;
+        if self.commits_after_read.swap(false, Ordering::Relaxed) {
+            append(&self.inner, &[event()]).await;
+        }
         let events = if self.hides.load(Ordering::Relaxed) { Vec::new() } else { page.events };
         Ok(Page { events, ..page })
     }
@@ -310,4 +320,19 @@ async fn progress_without_events_waits_for_the_batch_before_it() {
     append(&log.inner, &[event()]).await;
     assert!(tokio::time::timeout(Duration::from_mins(2), source.next()).await.is_err(), "nothing is emitted");
     assert_eq!(log.calls("checkpoint"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_between_a_look_and_the_wait_is_not_missed() {
+    let log = Quiet::new(MemoryLog::default());
+    log.hides.store(false, Ordering::Relaxed);
+    let day = Duration::from_hours(24);
+    let mut source = LogSource::builder(log.clone()).consumer(consumer()).lease(day).poll(day).build();
+    started(&mut source).await;
+    // Far into the ever longer pauses.
+    assert!(tokio::time::timeout(Duration::from_hours(1), source.next()).await.is_err());
+    log.commits_after_read.store(true, Ordering::Relaxed);
+    let before = Instant::now();
+    assert_eq!(batch(&mut source).await.records.len(), 1);
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
 }

@@ -43,7 +43,7 @@ struct Store {
     positions: HashMap<Partition, SourcePosition>,
 }
 
-/// An aggregate type and message key.
+/// An aggregate type, and a message key (lists) or lane key (watermarks).
 type Key = (AggregateType, String);
 
 impl std::fmt::Debug for MemoryProjection {
@@ -138,10 +138,11 @@ impl Store {
     /// Whether it was new. Without an origin, as from another writer, an event is told apart by its id.
     fn append(&mut self, received: &ReceivedEvent) -> bool {
         let key = (received.event.aggregate_type.clone(), received.event.message_key().to_owned());
-        let list = self.lists.entry(key.clone()).or_default();
+        let list = self.lists.entry(key).or_default();
         let new = match received.origin {
             Some(origin) => {
-                let watermark = self.watermarks.entry((origin.log, key)).or_insert(None);
+                let series = (received.event.aggregate_type.clone(), received.event.lane_key().into_owned());
+                let watermark = self.watermarks.entry((origin.log, series)).or_insert(None);
                 let new = *watermark < Some(origin.sequence);
                 *watermark = (*watermark).max(Some(origin.sequence));
                 new

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -27,10 +27,19 @@ use crate::{
     wake::WakeListener,
 };
 
+/// About so many bytes are read at a time, whatever the configured number of events.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// The first page tells how large events are; it should not be large itself.
+const FIRST_PAGE: usize = 100;
 /// The first pause of an idle reader; it doubles up to the configured poll.
 const FIRST_IDLE: Duration = Duration::from_millis(20);
+/// How long the last checkpoint and the hand-over may take when the deadline of a stop has passed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a cursor that passed no event may wait: retention profits, nobody else.
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(30);
+
+/// How long a call to the log may take, at least: long enough for a slow page, short enough for a silent network.
+const CALL: Duration = Duration::from_secs(30);
 
 type Job<'a, T> = Option<Pin<Box<dyn Future<Output = T> + Send + 'a>>>;
 
@@ -47,9 +56,15 @@ pub(super) async fn run(
             joined = join(relay, consumer, member) => joined?,
         };
         tracing::info!(%consumer, epoch = assignment.fence.epoch, lanes = assignment.lanes.len(), "relay owns its lanes");
-        match Lead::new(relay, assignment).run(shutdown.as_mut()).await? {
-            Ended::Stopped => return Ok(()),
-            Ended::Fenced => {
+        let fence = assignment.fence.clone();
+        match Lead::new(relay, assignment).run(shutdown.as_mut()).await {
+            Err(error) => {
+                // Whoever runs next, here or elsewhere, need not wait for the lease.
+                let _lease_ends_otherwise = timeout(relay.settings.stop_within, relay.log.leave(&fence)).await;
+                return Err(error);
+            }
+            Ok(Ended::Stopped) => return Ok(()),
+            Ok(Ended::Fenced) => {
                 tracing::warn!(%consumer, "another member took the lanes over; joining again");
                 relay.status.send_modify(|status| status.fenced += 1);
             }
@@ -57,15 +72,19 @@ pub(super) async fn run(
     }
 }
 
-/// Waits until lanes are ours.
+/// Makes the consumer known, and waits until lanes are ours.
 async fn join(relay: &Relay, consumer: &ConsumerName, member: MemberId) -> Result<Assignment, RelayError> {
     let mut attempt = 0;
+    let mut registered = false;
     loop {
         let joined = async {
-            relay.log.register(consumer, relay.settings.start_at).await?;
+            if !registered {
+                relay.log.register(consumer, relay.settings.start_at).await?;
+                registered = true;
+            }
             relay.log.join(consumer, member, relay.settings.lease).await
         };
-        match joined.await {
+        match bounded(relay, joined).await {
             Ok(Some(assignment)) => return Ok(assignment),
             Ok(None) => {
                 attempt = 0;
@@ -84,6 +103,15 @@ async fn join(relay: &Relay, consumer: &ConsumerName, member: MemberId) -> Resul
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// A call to the log that ends: a connection whose other side vanished would be waited for without end.
+async fn bounded<T>(relay: &Relay, call: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
+    let limit = relay.settings.lease.max(CALL);
+    timeout(limit, call).await.unwrap_or_else(|_| {
+        let message = format!("the log did not answer within {limit:?}");
+        Err(LogError::new(LogErrorKind::Unavailable, message))
+    })
 }
 
 fn note(relay: &Relay, error: &(dyn std::error::Error + 'static)) {
@@ -111,6 +139,8 @@ struct Lead<'a> {
     next_read: Instant,
     idle: Duration,
     renew_at: Instant,
+    /// How many events of the last page's average size make a page of [`PAGE_BYTES`].
+    page_events: usize,
     /// Failed reads, checkpoints and renewals in a row.
     log_failures: u32,
     /// No log call before this moment.
@@ -122,6 +152,7 @@ impl<'a> Lead<'a> {
         let settings = &relay.settings;
         let rules = Rules {
             window: settings.window,
+            window_bytes: settings.window_bytes,
             lane_in_flight: settings.lane_in_flight,
             keeps_order_after_failure: relay.publisher.capabilities().keeps_order_after_failure,
             backoff: settings.backoff,
@@ -148,6 +179,7 @@ impl<'a> Lead<'a> {
             next_read: now,
             idle: FIRST_IDLE,
             renew_at: now + settings.lease / 3,
+            page_events: FIRST_PAGE,
             log_failures: 0,
             log_pause: None,
         }
@@ -181,13 +213,14 @@ impl<'a> Lead<'a> {
             {
                 let fence = fence.clone();
                 checkpoint = Some(Box::pin(async move {
-                    let done = relay.log.checkpoint(&fence, &due.cursor).await;
+                    let done = bounded(relay, relay.log.checkpoint(&fence, &due.cursor)).await;
                     (due, done)
                 }));
             }
             if log_open && renew.is_none() && self.renew_at <= now {
                 let fence = fence.clone();
-                renew = Some(Box::pin(async move { relay.log.renew(&fence, relay.settings.lease).await }));
+                renew =
+                    Some(Box::pin(async move { bounded(relay, relay.log.renew(&fence, relay.settings.lease)).await }));
             }
             self.show();
             if stopping && (self.machine.in_flight() == 0 || stop_at.is_some_and(|at| at <= now)) {
@@ -248,12 +281,13 @@ impl<'a> Lead<'a> {
         }
         drop((read, renew));
         // Dropping it could lose the record of what was acknowledged, which the next owner would then repeat.
+        let deadline = stop_at.unwrap_or_else(Instant::now).max(Instant::now() + LAST_WORDS);
         if let Some(pending) = checkpoint
-            && let Ok((due, Err(_))) = timeout(relay.settings.stop_within, pending).await
+            && let Ok((due, Err(_))) = timeout_at(deadline, pending).await
         {
             self.machine.return_checkpoint(due, Instant::now());
         }
-        self.leave().await;
+        self.leave(deadline).await;
         Ok(Ended::Stopped)
     }
 
@@ -261,7 +295,8 @@ impl<'a> Lead<'a> {
         bell.arm();
         let relay = self.relay;
         let (cursor, lanes) = (self.cursor.clone(), self.assignment.lanes);
-        Box::pin(async move { relay.log.read(&cursor, lanes, relay.settings.batch).await })
+        let limit = relay.settings.batch.min(self.page_events);
+        Box::pin(async move { bounded(relay, relay.log.read(&cursor, lanes, limit)).await })
     }
 
     fn page(&mut self, page: Page) {
@@ -282,10 +317,17 @@ impl<'a> Lead<'a> {
         }
         self.cursor = page.next.clone();
         let read = page.events.len() as u64;
+        if let Some(average) = page.events.iter().map(bytes_of).sum::<usize>().checked_div(page.events.len()) {
+            self.page_events = (PAGE_BYTES / average.max(1)).max(1);
+        }
         let arrivals = page.events.iter().map(|recorded| {
             let mut key = DefaultHasher::new();
-            (recorded.event.aggregate_type.as_str(), recorded.event.message_key()).hash(&mut key);
-            Arrival { lane: recorded.lane, key: key.finish(), position: recorded.origin.sequence.position() }
+            match &recorded.event.ordering_key {
+                Some(ordering_key) => ordering_key.hash(&mut key),
+                None => (&recorded.event.aggregate_type, &recorded.event.aggregate_id).hash(&mut key),
+            }
+            let position = recorded.origin.sequence.position();
+            Arrival { lane: recorded.lane, key: key.finish(), position, bytes: bytes_of(recorded) }
         });
         let highest = page.events.iter().map(|e| e.origin.sequence.position()).max();
         self.machine.page(arrivals, page.next, now);
@@ -399,7 +441,7 @@ impl<'a> Lead<'a> {
     }
 
     /// Records what is done and gives the lanes back. Best effort: the lease ends by itself.
-    async fn leave(mut self) {
+    async fn leave(mut self, deadline: Instant) {
         if self.machine.in_flight() > 0 {
             let left = self.machine.in_flight();
             tracing::warn!(left, "stopped at the deadline; the next owner publishes what was under way again");
@@ -412,7 +454,7 @@ impl<'a> Lead<'a> {
             }
             self.relay.log.leave(fence).await
         };
-        match timeout(self.relay.settings.stop_within, goodbye).await {
+        match timeout_at(deadline, goodbye).await {
             Ok(Ok(())) => {
                 if let Some(due) = &last {
                     self.recorded(due);
@@ -422,6 +464,13 @@ impl<'a> Lead<'a> {
             Err(_) => tracing::warn!("the log did not answer; the lanes will be free when the lease ends"),
         }
     }
+}
+
+/// What an event takes in memory, about.
+fn bytes_of(recorded: &RecordedEvent) -> usize {
+    const FRAME: usize = 256;
+    let event = &recorded.event;
+    FRAME + event.payload.as_ref().map_or(0, bytes::Bytes::len) + event.headers.bytes()
 }
 
 /// Which calls to the log are under way.

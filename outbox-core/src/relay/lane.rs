@@ -1,6 +1,9 @@
 //! The task of one lane: encodes, waits for room, hands over, and passes the outcomes on.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use tokio::{
     sync::mpsc,
@@ -9,6 +12,7 @@ use tokio::{
 
 use super::machine::Report;
 use crate::{
+    error::BoxError,
     event::{Lane, RecordedEvent},
     profile::Profile,
     publisher::{Delivery, LaneStream, Outcome, PublishError, PublishErrorKind, Publisher},
@@ -104,12 +108,20 @@ impl Run {
         let mut messages = Vec::with_capacity(events.len());
         let mut refused = None;
         for (page, index) in events {
-            match self.profile.message(&page[index as usize]) {
-                Ok(message) => messages.push(message),
-                Err(error) => {
-                    let id = page[index as usize].event.id;
-                    let message = format!("event {id} cannot be encoded and holds its lane back");
-                    refused = Some(PublishError::new(PublishErrorKind::Event, message).with_source(error));
+            let recorded = &page[index as usize];
+            let refuse = |why: BoxError| {
+                let message = format!("event {} cannot be encoded and holds its lane back", recorded.event.id);
+                PublishError::new(PublishErrorKind::Event, message).with_source(why)
+            };
+            // Routers and encoders are other people's code: a panic must not end the lane without a word.
+            match catch_unwind(AssertUnwindSafe(|| self.profile.message(recorded))) {
+                Ok(Ok(message)) => messages.push(message),
+                Ok(Err(error)) => {
+                    refused = Some(refuse(error.into()));
+                    break;
+                }
+                Err(_panic) => {
+                    refused = Some(refuse("the router or encoder panicked".into()));
                     break;
                 }
             }

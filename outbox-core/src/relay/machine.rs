@@ -23,6 +23,8 @@ use crate::{
 pub(super) struct Rules {
     /// Events read and not yet covered by the contiguous prefix.
     pub(super) window: usize,
+    /// Bytes of these events.
+    pub(super) window_bytes: usize,
     /// Events of one lane handed to the publisher and not yet reported.
     pub(super) lane_in_flight: usize,
     /// Whether the publisher aborts what follows a failure; without it one event per key is in flight.
@@ -44,6 +46,7 @@ pub(super) struct Arrival {
     /// Equal for events of one key; a collision only makes them wait for each other.
     pub(super) key: u64,
     pub(super) position: u64,
+    pub(super) bytes: usize,
 }
 
 /// Where an event was read: the number of the page and the index in it.
@@ -89,6 +92,7 @@ pub(super) struct Machine {
     /// Lanes that may have something to send now.
     ready: LaneSet,
     window_events: usize,
+    window_bytes: usize,
     in_flight: usize,
     next_batch: u64,
     done: Option<Done>,
@@ -101,6 +105,7 @@ struct PageState {
     next: Cursor,
     position: u64,
     events: usize,
+    bytes: usize,
     undelivered: usize,
 }
 
@@ -156,6 +161,7 @@ impl Machine {
             lanes: (0..LaneCount::MAX).map(|_| LaneState::default()).collect(),
             ready: LaneSet::EMPTY,
             window_events: 0,
+            window_bytes: 0,
             in_flight: 0,
             next_batch: 0,
             done: None,
@@ -166,13 +172,13 @@ impl Machine {
 
     /// Whether there is room for another page.
     pub(super) fn wants_page(&self) -> bool {
-        self.window_events < self.rules.window
+        self.window_events < self.rules.window && self.window_bytes < self.rules.window_bytes
     }
 
     /// Takes a page in, and returns its number.
     pub(super) fn page(&mut self, arrivals: impl IntoIterator<Item = Arrival>, next: Cursor, now: Instant) -> u64 {
         let page = self.first_page + self.pages.len() as u64;
-        let mut events = 0;
+        let (mut events, mut bytes) = (0, 0);
         for (index, arrival) in arrivals.into_iter().enumerate() {
             let event = EventRef { page, index: index as u32 };
             let lane = &mut self.lanes[usize::from(arrival.lane.get())];
@@ -180,9 +186,11 @@ impl Machine {
             self.ready = with(self.ready, arrival.lane);
             self.position = self.position.max(arrival.position);
             events += 1;
+            bytes += arrival.bytes;
         }
         self.window_events += events;
-        self.pages.push_back(PageState { next, position: self.position, events, undelivered: events });
+        self.window_bytes += bytes;
+        self.pages.push_back(PageState { next, position: self.position, events, bytes, undelivered: events });
         self.advance(now);
         page
     }
@@ -273,6 +281,7 @@ impl Machine {
             let Some(page) = self.pages.pop_front() else { return };
             self.first_page += 1;
             self.window_events -= page.events;
+            self.window_bytes -= page.bytes;
             let (events, since) = match self.done.take() {
                 // The clock of a checkpoint runs from the first event it covers.
                 Some(done) if done.due.events > 0 || page.events == 0 => (done.due.events, done.since),

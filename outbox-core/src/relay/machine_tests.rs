@@ -5,6 +5,7 @@ use super::*;
 fn rules() -> Rules {
     Rules {
         window: 40,
+        window_bytes: 1_000,
         lane_in_flight: 6,
         keeps_order_after_failure: true,
         backoff: Backoff::new(Duration::from_millis(10), Duration::from_millis(100)),
@@ -19,7 +20,7 @@ fn lane(n: u8) -> Lane {
 }
 
 fn arrival(n: u8, key: u64, position: u64) -> Arrival {
-    Arrival { lane: lane(n), key, position }
+    Arrival { lane: lane(n), key, position, bytes: 20 }
 }
 
 fn cursor(n: u64) -> Cursor {
@@ -86,6 +87,19 @@ fn a_cursor_that_passed_no_event_is_recorded_seldom() {
     assert_eq!(machine.take_checkpoint(now + Duration::from_secs(29)), None);
     machine.page([], cursor(2), now + Duration::from_secs(29));
     assert_eq!(machine.take_checkpoint(now + Duration::from_secs(30)).map(|due| due.cursor), Some(cursor(2)));
+}
+
+#[test]
+fn large_events_fill_the_window_before_many_do() {
+    let now = Instant::now();
+    let mut machine = Machine::new(rules(), 1);
+    machine.page([Arrival { bytes: 999, ..arrival(0, 1, 1) }], cursor(1), now);
+    assert!(machine.wants_page());
+    machine.page([Arrival { bytes: 1, ..arrival(1, 2, 2) }], cursor(2), now);
+    assert!(!machine.wants_page());
+    let send = machine.next_send(now).expect("lane 0");
+    machine.report(lane(0), send.batch, 0, Report::Delivered, now);
+    assert!(machine.wants_page(), "what is done takes no room");
 }
 
 #[test]

@@ -45,6 +45,7 @@ struct Settings {
     start_at: StartAt,
     batch: usize,
     window: usize,
+    window_bytes: usize,
     lane_in_flight: usize,
     lease: Duration,
     poll: Duration,
@@ -61,6 +62,7 @@ impl Default for Settings {
             start_at: StartAt::Beginning,
             batch: 2_000,
             window: 20_000,
+            window_bytes: 64 * 1024 * 1024,
             lane_in_flight: 5_000,
             lease: Duration::from_secs(12),
             poll: Duration::from_secs(1),
@@ -95,7 +97,7 @@ impl RelayBuilder {
         self
     }
 
-    /// Events per read. Default: 2,000; at least 1.
+    /// Events per read, at most; fewer when they are large, so that a read takes about 8 MiB. Default: 2,000; at least 1.
     pub fn batch(mut self, events: usize) -> Self {
         self.settings.batch = events.max(1);
         self
@@ -105,6 +107,13 @@ impl RelayBuilder {
     /// the duplicates after a crash. Default: 20,000; at least 1.
     pub fn window(mut self, events: usize) -> Self {
         self.settings.window = events.max(1);
+        self
+    }
+
+    /// Bytes of the events in the window, payloads and headers and some more for each; reading pauses beyond it, so one
+    /// page of about 8 MiB may exceed it. Default: 64 MiB.
+    pub fn window_bytes(mut self, bytes: usize) -> Self {
+        self.settings.window_bytes = bytes.max(1);
         self
     }
 
@@ -144,8 +153,8 @@ impl RelayBuilder {
         self
     }
 
-    /// How long a stop may take; what is under way then is left to the next owner, which publishes it again.
-    /// Default: 10 s.
+    /// How long a stop may take; what is under way then is left to the next owner, which publishes it again. The last
+    /// checkpoint and the hand-over may take a second more. Default: 10 s.
     pub fn stop_within(mut self, limit: Duration) -> Self {
         self.settings.stop_within = limit;
         self

@@ -335,3 +335,30 @@ async fn a_batch_behind_one_that_found_no_room_waits_for_it() {
     running.stop().await;
     assert_eq!(bench.assert_complete().await, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_router_that_panics_holds_its_lane_and_says_so() {
+    let mut bench = Bench::new();
+    bench.change([1, 2, 3]).await;
+    let profile = Profile::default().with_router(|event: &outbox_core::event::Event| {
+        assert_ne!(event.aggregate_id.as_str(), "2", "a router with a fault");
+        TOPIC.to_owned()
+    });
+    let relay = Relay::builder(bench.log.clone(), bench.publisher.clone(), profile).build();
+    let mut running = Running::start(relay);
+    running.until("the others pass", |s| s.published == 2 && s.last_error.is_some()).await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_ends_by_an_error_gives_its_lanes_back() {
+    let mut bench = Bench::new();
+    bench.change([1]).await;
+    bench.publisher.fail_next(1, PublishErrorKind::Configuration);
+    bench.relay().lease(Duration::from_hours(10)).build().run(std::future::pending()).await.expect_err("configuration");
+    let mut next = Running::start(bench.relay().poll(Duration::from_secs(1)).build());
+    let begin = tokio::time::Instant::now();
+    next.until("published", |s| s.published == 1).await;
+    assert!(begin.elapsed() < Duration::from_hours(1), "waited for the lease");
+    next.stop().await;
+}
