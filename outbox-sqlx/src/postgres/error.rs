@@ -1,0 +1,71 @@
+//! What an error of the database means to a caller.
+
+use outbox_core::{
+    log::{LogError, LogErrorKind},
+    outbox::{AppendError, AppendErrorKind},
+};
+
+/// An error of the log's own statements.
+pub(super) fn log(error: sqlx::Error) -> LogError {
+    let (kind, message) = match Class::of(&error) {
+        Class::Away => (LogErrorKind::Unavailable, "the database cannot serve now; try again later"),
+        Class::NoTables => (LogErrorKind::NotMigrated, NOT_MIGRATED),
+        Class::ReadOnly => (LogErrorKind::ReadOnly, "the server takes no writes; connect to the primary"),
+        Class::Undecodable => {
+            (LogErrorKind::Corrupt, "a column is not of its type; the tables were changed from outside")
+        }
+        Class::Refused => (LogErrorKind::Database, "the database refused"),
+    };
+    LogError::new(kind, message).with_source(error)
+}
+
+/// An error in the caller's transaction.
+pub(super) fn append(error: sqlx::Error) -> AppendError {
+    let (kind, message) = match Class::of(&error) {
+        Class::NoTables => (AppendErrorKind::NotMigrated, NOT_MIGRATED),
+        _ => (AppendErrorKind::Database, "the events could not be written; roll the transaction back"),
+    };
+    AppendError::new(kind, message).with_source(error)
+}
+
+pub(super) const NOT_MIGRATED: &str = "the log's tables are missing; call `migrate` first";
+
+enum Class {
+    Away,
+    NoTables,
+    ReadOnly,
+    Undecodable,
+    Refused,
+}
+
+impl Class {
+    fn of(error: &sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::BeginFailed
+            | sqlx::Error::WorkerCrashed => Self::Away,
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::TypeNotFound { .. } => {
+                Self::Undecodable
+            }
+            sqlx::Error::Database(error) => error.code().map_or(Self::Refused, |code| Self::of_state(&code)),
+            _ => Self::Refused,
+        }
+    }
+
+    fn of_state(code: &str) -> Self {
+        match code {
+            // Undefined table, invalid schema name.
+            "42P01" | "3F000" => Self::NoTables,
+            "25006" => Self::ReadOnly,
+            // Serialization failure, deadlock, lock not available, query cancelled, idle in transaction or transaction
+            // for too long, shutting down, crashed, starting up.
+            "40001" | "40P01" | "55P03" | "57014" | "25P03" | "25P04" | "57P01" | "57P02" | "57P03" => Self::Away,
+            // Connection exceptions; insufficient resources, such as too many connections.
+            _ if ["08", "53"].iter().any(|class| code.starts_with(class)) => Self::Away,
+            _ => Self::Refused,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The log in PostgreSQL 15 or later.
+//!
+//! [`PostgresLog`] is both halves: [`Outbox`] for writers, over `sqlx::Transaction<'_, Postgres>`, and [`EventLog`] for
+//! relays and projections.
+//!
+//! # Writing
+//!
+//! `append` is one statement, however many events there are (more only beyond 16 MiB of payload). Before it draws
+//! positions it takes an advisory lock of the transaction on each ordering key, so that of two writers of one key the
+//! second waits for the end of the first: positions of a key are in the order of commit. [`PostgresLog::already_locked`]
+//! is for callers who have serialised the writers themselves.
+//!
+//! An append of more than 512 different keys locks whole lanes instead, so that it cannot exhaust the server's lock
+//! table; it waits for all writers of these lanes, and they for it. Between a bulk append and transactions that append
+//! in several calls a deadlock is possible; PostgreSQL then fails one of them, which may be tried again.
+//!
+//! # Reading
+//!
+//! A read sees exactly what is newly committed, whatever the order in which transactions began, wrote and committed,
+//! without waiting for open ones: see [`EventLog`]. It writes nothing, takes no lock and keeps no state in its session,
+//! so it works behind a pooler of transactions. It must talk to the primary. An event is handed out only when a crash of
+//! the server cannot take it back, even if its writer did not wait for that (`synchronous_commit = off`).
+//!
+//! # Rights
+//!
+//! Writers need `SELECT` on `outbox_log` and `INSERT` on `outbox_event`; consumers `SELECT` on all tables and the
+//! position sequence, and `INSERT`, `UPDATE` and `DELETE` on the consumer, member, lane and checkpoint tables.
+
+mod append;
+mod consumers;
+mod cursor;
+mod error;
+mod reader;
+mod schema;
+mod transaction;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use outbox_core::{
+    event::{LaneCount, LaneSet, NewEvent},
+    log::{
+        Assignment, ConsumerName, Cursor, EventLog, Fence, LogCapabilities, LogError, LogIdentity, MemberId, Page,
+        Progress, StartAt,
+    },
+    outbox::{AppendError, Outbox, Receipt},
+    profile::Profile,
+    wake::Wake,
+};
+use sqlx::{PgPool, Postgres, Transaction};
+
+pub use schema::SchemaName;
+
+/// A log in a PostgreSQL database. Cloning is cheap.
+///
+/// Several logs may live in one database, each in a schema of its own.
+#[derive(Debug, Clone)]
+pub struct PostgresLog {
+    inner: Arc<Inner>,
+    serialise: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pool: PgPool,
+    schema: SchemaName,
+    profile: Profile,
+    lanes: Option<LaneCount>,
+    wake: Wake,
+    append: append::Sql,
+    reader: reader::Sql,
+    consumers: consumers::Sql,
+    /// What never changes while the log exists; the generation in it may.
+    frozen: OnceLock<LogIdentity>,
+}
+
+impl PostgresLog {
+    /// Starts with the defaults: schema `outbox`, the default [`Profile`], 64 lanes if the log has to be created.
+    ///
+    /// The pool is used for reading and for the consumers' own writes; events are written through the caller's
+    /// transactions, which may come from another pool.
+    pub fn builder(pool: PgPool) -> PostgresLogBuilder {
+        let (schema, profile, wake) = (SchemaName::default(), Profile::default(), Wake::default());
+        PostgresLogBuilder { pool, schema, profile, lanes: None, wake }
+    }
+
+    /// Creates the schema and the tables, or brings them up to date; does nothing when they are. Safe to call from
+    /// several processes at once. Its notes are in `<schema>._outbox_migrations`: other users' migrations are not
+    /// touched.
+    ///
+    /// # Errors
+    /// [`Incompatible`](outbox_core::log::LogErrorKind::Incompatible) when the tables were made by a newer library or
+    /// with another number of lanes; [`Database`](outbox_core::log::LogErrorKind::Database) when the role may not
+    /// create them; [`Unavailable`](outbox_core::log::LogErrorKind::Unavailable). Nothing was changed then.
+    ///
+    /// # Cancellation
+    /// All in one transaction: either everything is done or nothing.
+    pub async fn migrate(&self) -> Result<(), LogError> {
+        use outbox_core::log::LogErrorKind::NotMigrated;
+        // A role without the right to create anything can still start the application.
+        match self.identity().await {
+            Err(error) if error.kind() == NotMigrated => {}
+            known => return known.map(drop),
+        }
+        schema::migrate(&self.inner.pool, &self.inner.schema, self.inner.lanes.unwrap_or_default()).await?;
+        self.identity().await.map(drop)
+    }
+
+    /// What [`PostgresLog::migrate`] would run on an empty database, as a script for another tool. `migrate` recognises
+    /// a log that was made this way. Run it in one transaction.
+    #[must_use]
+    pub fn migration_sql(schema: &SchemaName, lanes: LaneCount) -> String {
+        schema::migration_sql(schema, lanes)
+    }
+
+    /// The same log, with an `append` that takes no locks: for callers who lock the aggregate's row *before* they
+    /// append, as `UPDATE` and `SELECT … FOR UPDATE` do, in every transaction that appends events of that aggregate.
+    ///
+    /// Without such a lock events of one aggregate can be read in another order than that of their sequences. None is
+    /// lost on the way to a consumer, but one that keeps only what is newer than the last will drop some.
+    #[must_use]
+    pub fn already_locked(&self) -> Self {
+        Self { inner: self.inner.clone(), serialise: false }
+    }
+
+    /// The schema that holds the tables.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaName {
+        &self.inner.schema
+    }
+}
+
+/// Settings of a [`PostgresLog`].
+#[derive(Debug, Clone)]
+#[must_use = "call `open` or `build`"]
+pub struct PostgresLogBuilder {
+    pool: PgPool,
+    schema: SchemaName,
+    profile: Profile,
+    lanes: Option<LaneCount>,
+    wake: Wake,
+}
+
+impl PostgresLogBuilder {
+    /// The schema of the tables. Default: `outbox`.
+    pub fn schema(mut self, schema: SchemaName) -> Self {
+        self.schema = schema;
+        self
+    }
+
+    /// What is refused at append because it could not be published. Relays need the same one.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = profile;
+        self
+    }
+
+    /// How many lanes the log gets when it is created. Asking an existing log for another number is an error; without
+    /// this call it is taken as it is.
+    pub fn lanes(mut self, lanes: LaneCount) -> Self {
+        self.lanes = Some(lanes);
+        self
+    }
+
+    /// Shares a bell with other handles on the same log. Default: one of its own.
+    pub fn wake(mut self, wake: Wake) -> Self {
+        self.wake = wake;
+        self
+    }
+
+    /// The log, without asking the database: for a log that may have to be migrated first.
+    #[must_use]
+    pub fn build(self) -> PostgresLog {
+        let Self { pool, schema, profile, lanes, wake } = self;
+        let inner = Inner {
+            append: append::Sql::new(&schema),
+            reader: reader::Sql::new(&schema),
+            consumers: consumers::Sql::new(&schema),
+            pool,
+            schema,
+            profile,
+            lanes,
+            wake,
+            frozen: OnceLock::new(),
+        };
+        PostgresLog { inner: Arc::new(inner), serialise: true }
+    }
+
+    /// The log, after [`PostgresLog::migrate`].
+    ///
+    /// # Errors
+    /// See [`PostgresLog::migrate`].
+    pub async fn migrate(self) -> Result<PostgresLog, LogError> {
+        let log = self.build();
+        log.migrate().await?;
+        Ok(log)
+    }
+
+    /// The log, after checking that it is there and as expected.
+    ///
+    /// # Errors
+    /// [`NotMigrated`](outbox_core::log::LogErrorKind::NotMigrated) when the tables are missing or old,
+    /// [`Incompatible`](outbox_core::log::LogErrorKind::Incompatible) when they are of a newer version or another
+    /// number of lanes was asked for, and what [`EventLog`] says about databases that cannot be reached.
+    pub async fn open(self) -> Result<PostgresLog, LogError> {
+        let log = self.build();
+        log.identity().await?;
+        Ok(log)
+    }
+}
+
+#[async_trait]
+impl Outbox for PostgresLog {
+    type Tx<'t> = Transaction<'t, Postgres>;
+
+    async fn append(&self, tx: &mut Self::Tx<'_>, events: &[NewEvent]) -> Result<Receipt, AppendError> {
+        append::append(&self.inner, tx, events, self.serialise).await
+    }
+}
+
+#[async_trait]
+impl EventLog for PostgresLog {
+    fn capabilities(&self) -> LogCapabilities {
+        LogCapabilities::full()
+    }
+
+    async fn identity(&self) -> Result<LogIdentity, LogError> {
+        let mut conn = self.inner.pool.acquire().await.map_err(error::log)?;
+        reader::identity(&self.inner, &mut conn).await
+    }
+
+    async fn register(&self, consumer: &ConsumerName, start: StartAt) -> Result<(), LogError> {
+        consumers::register(&self.inner, consumer, start).await
+    }
+
+    async fn join(
+        &self,
+        consumer: &ConsumerName,
+        member: MemberId,
+        lease: Duration,
+    ) -> Result<Option<Assignment>, LogError> {
+        consumers::join(&self.inner, consumer, member, lease).await
+    }
+
+    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<(), LogError> {
+        consumers::renew(&self.inner, fence, lease).await
+    }
+
+    async fn leave(&self, fence: &Fence) -> Result<(), LogError> {
+        consumers::leave(&self.inner, fence).await
+    }
+
+    async fn read(&self, cursor: &Cursor, lanes: LaneSet, limit: usize) -> Result<Page, LogError> {
+        reader::read(&self.inner, cursor, lanes, limit.max(1)).await
+    }
+
+    async fn checkpoint(&self, fence: &Fence, cursor: &Cursor) -> Result<(), LogError> {
+        consumers::checkpoint(&self.inner, fence, cursor).await
+    }
+
+    async fn progress(&self, consumer: &ConsumerName) -> Result<Progress, LogError> {
+        consumers::progress(&self.inner, consumer).await
+    }
+
+    fn wake(&self) -> &Wake {
+        &self.inner.wake
+    }
+}

@@ -1,0 +1,209 @@
+//! The schema's name, and its tables.
+
+use std::fmt;
+
+use outbox_core::{
+    event::LaneCount,
+    log::{LogError, LogErrorKind},
+};
+use sqlx::{
+    AssertSqlSafe, PgConnection, PgPool, SqlSafeStr,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+};
+
+use super::{error, reader, transaction};
+
+/// The version of the tables that this library works with.
+pub(super) const VERSION: i32 = 1;
+
+/// The name of the schema that holds a log's tables: 1 to 63 of `a-z`, `0-9` and `_`, not beginning with a digit or
+/// with `pg_`.
+///
+/// ```
+/// # use outbox_sqlx::postgres::SchemaName;
+/// assert!(SchemaName::parse("orders_outbox").is_ok());
+/// assert!(SchemaName::parse("outbox; DROP TABLE orders").is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SchemaName(Box<str>);
+
+impl SchemaName {
+    /// Parses a name.
+    ///
+    /// # Errors
+    /// [`LogErrorKind::BadName`] when the text is not of the form above.
+    pub fn parse(text: impl AsRef<str>) -> Result<Self, LogError> {
+        let text = text.as_ref();
+        let good = (1..=63).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            && !text.starts_with(|c: char| c.is_ascii_digit())
+            && !text.starts_with("pg_");
+        if good {
+            Ok(Self(text.into()))
+        } else {
+            let message = format!(
+                "schema name {text:?} is not 1 to 63 of a-z, 0-9 and '_', or begins with a digit or with \"pg_\""
+            );
+            Err(LogError::new(LogErrorKind::BadName, message))
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Puts the quoted name in the place of `@schema@`.
+    pub(super) fn qualify(&self, sql: &str) -> String {
+        sql.replace("@schema@", &format!("\"{self}\""))
+    }
+}
+
+impl Default for SchemaName {
+    /// `outbox`.
+    fn default() -> Self {
+        Self("outbox".into())
+    }
+}
+
+impl fmt::Display for SchemaName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for SchemaName {
+    type Err = LogError;
+
+    fn from_str(text: &str) -> Result<Self, LogError> {
+        Self::parse(text)
+    }
+}
+
+fn migrator(schema: &SchemaName) -> Migrator {
+    let log = schema.qualify(include_str!("migrations/0001_log.sql"));
+    let log = Migration::new(1, "log".into(), MigrationType::Simple, AssertSqlSafe(log).into_sql_str(), false);
+    let mut migrator = Migrator::with_migrations(vec![log]);
+    migrator.dangerous_set_table_name(schema.qualify("@schema@._outbox_migrations"));
+    // Its own lock belongs to the session, which does not work behind a pooler of transactions.
+    migrator.set_locking(false);
+    migrator
+}
+
+/// Makes or updates the tables, in one transaction.
+pub(super) async fn migrate(pool: &PgPool, schema: &SchemaName, lanes: LaneCount) -> Result<(), LogError> {
+    // At the default isolation of some pools, the second of two processes would not see what the first one made.
+    let mut tx = transaction::begin(pool, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+    let conn: &mut PgConnection = &mut tx;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('outbox_migrations/' || $1, 0))")
+        .bind(schema.as_str())
+        .execute(&mut *conn)
+        .await
+        .map_err(error::log)?;
+    create_schema(&mut *conn, schema).await?;
+    // `run_direct` and not `run`: the transaction is already open, and each migration becomes a savepoint in it.
+    migrator(schema).run_direct(None, &mut *conn, false).await.map_err(refused)?;
+    sqlx::query(AssertSqlSafe(
+        schema.qualify("INSERT INTO @schema@.outbox_log (lanes) VALUES ($1) ON CONFLICT DO NOTHING"),
+    ))
+    .bind(i16::from(lanes.get()))
+    .execute(&mut *conn)
+    .await
+    .map_err(error::log)?;
+    tx.commit().await.map_err(error::log)
+}
+
+/// `IF NOT EXISTS` alone would want the right to create schemas even when there is nothing to create.
+async fn create_schema(conn: &mut PgConnection, schema: &SchemaName) -> Result<(), LogError> {
+    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
+        .bind(schema.as_str())
+        .fetch_one(&mut *conn)
+        .await
+        .map_err(error::log)?;
+    if !exists {
+        let create = AssertSqlSafe(schema.qualify("CREATE SCHEMA IF NOT EXISTS @schema@"));
+        sqlx::query(create).execute(&mut *conn).await.map_err(error::log)?;
+    }
+    Ok(())
+}
+
+fn refused(failed: MigrateError) -> LogError {
+    match failed {
+        MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => error::log(e),
+        MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => reader::newer().with_source(failed),
+        failed => {
+            let message = "the log's tables were migrated by another build of this library; use the one that made them";
+            LogError::new(LogErrorKind::Incompatible, message).with_source(failed)
+        }
+    }
+}
+
+/// The migrations as one script, with the notes that tell the migrator not to run them again.
+pub(super) fn migration_sql(schema: &SchemaName, lanes: LaneCount) -> String {
+    use fmt::Write as _;
+    let mut script = schema.qualify(
+        "CREATE SCHEMA IF NOT EXISTS @schema@;\n\n\
+         CREATE TABLE IF NOT EXISTS @schema@._outbox_migrations (\n    \
+             version bigint PRIMARY KEY,\n    \
+             description text NOT NULL,\n    \
+             installed_on timestamptz NOT NULL DEFAULT now(),\n    \
+             success boolean NOT NULL,\n    \
+             checksum bytea NOT NULL,\n    \
+             execution_time bigint NOT NULL\n);\n",
+    );
+    for migration in migrator(schema).iter() {
+        let checksum: String = migration.checksum.iter().fold(String::new(), |mut hex, byte| {
+            let _infallible = write!(hex, "{byte:02x}");
+            hex
+        });
+        let _infallible = write!(
+            script,
+            "\n{}\nINSERT INTO \"{schema}\"._outbox_migrations (version, description, success, checksum, execution_time)\n    \
+             VALUES ({}, '{}', true, '\\x{checksum}', -1);\n",
+            migration.sql.as_str(),
+            migration.version,
+            migration.description,
+        );
+    }
+    let _infallible = writeln!(script, "\nINSERT INTO \"{schema}\".outbox_log (lanes) VALUES ({});", lanes.get());
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_sql_is_refused() {
+        for bad in [
+            "",
+            "Outbox",
+            "out box",
+            "outbox\"",
+            "outbox\"; DROP TABLE orders; --",
+            "outbox.public",
+            "1outbox",
+            "pg_catalog",
+            "таблица",
+            "a\0b",
+            &"x".repeat(64),
+        ] {
+            assert_eq!(SchemaName::parse(bad).expect_err(bad).kind(), LogErrorKind::BadName, "{bad:?}");
+        }
+        for good in ["outbox", "_o1", &"x".repeat(63)] {
+            assert_eq!(SchemaName::parse(good).expect(good).as_str(), good);
+        }
+    }
+
+    #[test]
+    fn every_table_is_qualified() {
+        let sql = SchemaName::default().qualify(include_str!("migrations/0001_log.sql"));
+        let code = sql.lines().filter(|line| !line.trim_start().starts_with("--"));
+        for line in code.filter(|line| line.contains("outbox_") && !line.contains("CREATE INDEX")) {
+            let qualified = line.matches("\"outbox\".outbox_").count();
+            let names = line.matches("outbox_").count() - line.matches("CONSTRAINT outbox_").count();
+            assert_eq!(qualified, names, "{line}");
+        }
+    }
+}
