@@ -1,0 +1,93 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use outbox_core::{
+    event::Sequence,
+    projection::Applied,
+    source::{Partition, SourcePosition},
+};
+
+/// What a projector is doing.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ProjectorStatus {
+    /// Every partition it was ever given while it ran.
+    pub partitions: BTreeMap<Partition, PartitionStatus>,
+    /// Why the source does not deliver at the moment. The projector goes on asking it.
+    pub source_error: Option<String>,
+}
+
+impl ProjectorStatus {
+    /// The sums over all partitions.
+    #[must_use]
+    pub fn totals(&self) -> Applied {
+        let mut totals = Applied::default();
+        for partition in self.partitions.values() {
+            totals += partition.totals;
+        }
+        totals
+    }
+
+    /// Whether any partition waits for somebody to act, see [`PartitionState::needs_action`].
+    #[must_use]
+    pub fn needs_action(&self) -> bool {
+        self.partitions.values().any(|p| p.state.needs_action())
+    }
+}
+
+/// What a projector is doing with one partition.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct PartitionStatus {
+    /// Whether it moves on.
+    pub state: PartitionState,
+    /// Everything up to here took effect; `None`: nothing yet.
+    pub position: Option<SourcePosition>,
+    /// Events handled since the projector began to run.
+    pub totals: Applied,
+    /// Undecodable records passed over since the projector began to run.
+    pub undecodable: usize,
+    /// How often somebody else had moved the position: more than now and then means that two own the partition.
+    pub conflicts: usize,
+    /// The sequence of the last event that took effect, or was a duplicate. Shows lag, decides nothing.
+    pub last_sequence: Option<Sequence>,
+    /// Why the partition does not move on, with all causes; `None` while it does.
+    pub error: Option<String>,
+}
+
+/// Whether a partition moves on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum PartitionState {
+    /// Its position is being looked up.
+    #[default]
+    Starting,
+    /// It moves on.
+    Running,
+    /// The store cannot be reached, or the position was moved by somebody else: tried again soon.
+    Retrying {
+        /// How often it failed in a row.
+        failures: u32,
+        /// How long from the last failure to the next try.
+        delay: Duration,
+    },
+    /// The projection rejects an event. It is tried again, but somebody has to act: mend the handler or the data.
+    Rejected {
+        /// How often it failed in a row.
+        failures: u32,
+        /// How long from the last failure to the next try.
+        delay: Duration,
+    },
+    /// A record cannot be decoded; everything before it took effect. Nothing is tried again until somebody acts and
+    /// runs a projector anew, see [`crate::Undecodables`].
+    Undecodable,
+    /// It belongs to somebody else now.
+    Revoked,
+}
+
+impl PartitionState {
+    /// Whether it does not go on before somebody acts.
+    #[must_use]
+    pub fn needs_action(self) -> bool {
+        matches!(self, Self::Rejected { .. } | Self::Undecodable)
+    }
+}

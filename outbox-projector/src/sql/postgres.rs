@@ -1,0 +1,237 @@
+//! Read models in PostgreSQL.
+
+use std::{collections::HashSet, sync::Arc};
+
+use async_trait::async_trait;
+use outbox_core::projection::Step;
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction, error::DatabaseError};
+use uuid::Uuid;
+
+use super::{
+    SchemaName, SqlProjection, SqlProjectionBuilder,
+    store::Store,
+    watermark::{Raised, Watermarks},
+};
+
+/// A read model in PostgreSQL.
+///
+/// Its transactions are `READ COMMITTED`, whatever the database's default: the compare-and-swap waits for a competing
+/// runner and then sees what it did. No session state is used, so it works behind a pooler.
+pub type PostgresProjection = SqlProjection<Postgres>;
+
+impl SqlProjectionBuilder<Postgres> {
+    /// The schema of the projector's own tables. Default: `outbox`.
+    #[must_use]
+    pub fn schema(self, schema: &SchemaName) -> Self {
+        self.tables(PostgresTables::within(schema))
+    }
+}
+
+impl SqlProjection<Postgres> {
+    /// Creates the projector's tables in this schema, and the schema when it is missing, or brings them up to date.
+    /// Several processes may do so at once. Which migrations ran stands in `projector_migration`.
+    ///
+    /// # Errors
+    /// [`sqlx::Error`] when the database cannot be reached or refuses; nothing has changed then.
+    pub async fn migrate(pool: &PgPool, schema: &SchemaName) -> Result<(), sqlx::Error> {
+        let mut tx = pool.begin().await?;
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('outbox-projector/' || $1, 0))")
+            .bind(schema.as_str())
+            .execute(&mut *tx)
+            .await?;
+        // IF NOT EXISTS asks for the right to create schemas even where there is nothing to create.
+        let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
+            .bind(schema.as_str())
+            .fetch_one(&mut *tx)
+            .await?;
+        if !exists {
+            sqlx::raw_sql(AssertSqlSafe(create_schema(schema))).execute(&mut *tx).await?;
+        }
+        sqlx::raw_sql(AssertSqlSafe(create_migration_table(schema))).execute(&mut *tx).await?;
+        let latest = format!("SELECT coalesce(max(version), 0) FROM {}.projector_migration", quoted(schema));
+        let latest: i32 = sqlx::query_scalar(AssertSqlSafe(latest)).fetch_one(&mut *tx).await?;
+        for (version, sql) in migrations(schema).skip(latest as usize) {
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await?;
+            sqlx::raw_sql(AssertSqlSafe(record_migration(schema, version))).execute(&mut *tx).await?;
+        }
+        tx.commit().await
+    }
+
+    /// What [`SqlProjection::migrate`] runs on an empty database, for those who run their SQL by hand.
+    #[must_use]
+    pub fn migration_sql(schema: &SchemaName) -> String {
+        let mut sql = format!("BEGIN;\n{}{}", create_schema(schema), create_migration_table(schema));
+        for (version, migration) in migrations(schema) {
+            sql.push_str(&migration);
+            sql.push_str(&record_migration(schema, version));
+        }
+        sql.push_str("COMMIT;\n");
+        sql
+    }
+}
+
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/postgres/0001_projector.sql")];
+
+fn migrations(schema: &SchemaName) -> impl Iterator<Item = (usize, String)> {
+    MIGRATIONS.iter().zip(1..).map(|(sql, version)| (version, sql.replace("{schema}", &quoted(schema))))
+}
+
+fn create_schema(schema: &SchemaName) -> String {
+    format!("CREATE SCHEMA IF NOT EXISTS {};\n", quoted(schema))
+}
+
+fn create_migration_table(schema: &SchemaName) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {}.projector_migration (\n    version integer PRIMARY KEY,\n    \
+         applied_at timestamptz NOT NULL DEFAULT now()\n);\n",
+        quoted(schema)
+    )
+}
+
+fn record_migration(schema: &SchemaName, version: usize) -> String {
+    format!("INSERT INTO {}.projector_migration (version) VALUES ({version});\n", quoted(schema))
+}
+
+/// Parsed names hold nothing to escape; quotes keep keywords from being taken as such.
+fn quoted(schema: &SchemaName) -> String {
+    format!("\"{schema}\"")
+}
+
+/// The statements on the tables of one schema.
+pub struct PostgresTables {
+    position: Arc<str>,
+    move_from: Arc<str>,
+    move_first: Arc<str>,
+    watermarks: Arc<str>,
+    raise: Arc<str>,
+    unseen: Arc<str>,
+}
+
+impl Default for PostgresTables {
+    fn default() -> Self {
+        Self::within(&SchemaName::default())
+    }
+}
+
+impl PostgresTables {
+    fn within(schema: &SchemaName) -> Self {
+        let sql = |template: &str| Arc::from(template.replace("{schema}", &quoted(schema)));
+        Self {
+            position: sql("SELECT position FROM {schema}.projector_position WHERE projection = $1 AND partition = $2"),
+            move_from: sql("UPDATE {schema}.projector_position SET position = $3, updated_at = now() \
+                 WHERE projection = $1 AND partition = $2 AND position = $4"),
+            move_first: sql("INSERT INTO {schema}.projector_position (projection, partition, position) \
+                 VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"),
+            watermarks: sql("SELECT k.index, w.sequence FROM {schema}.projector_watermark w \
+                 JOIN unnest($2::uuid[], $3::text[], $4::text[]) \
+                   WITH ORDINALITY AS k(log_id, aggregate_type, ordering_key, index) \
+                   USING (log_id, aggregate_type, ordering_key) \
+                 WHERE w.projection = $1 ORDER BY k.index FOR UPDATE OF w"),
+            // Rows that were there are locked, so they are moved; those that were not must not have come since.
+            raise: sql(
+                "WITH k AS (SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::boolean[]) \
+                   AS k(log_id, aggregate_type, ordering_key, sequence, new)), \
+                 moved AS (UPDATE {schema}.projector_watermark w SET sequence = greatest(w.sequence, k.sequence) \
+                   FROM k WHERE NOT k.new AND w.projection = $1 AND w.log_id = k.log_id \
+                   AND w.aggregate_type = k.aggregate_type AND w.ordering_key = k.ordering_key) \
+                 INSERT INTO {schema}.projector_watermark (projection, log_id, aggregate_type, ordering_key, sequence) \
+                 SELECT $1, log_id, aggregate_type, ordering_key, sequence FROM k WHERE new ON CONFLICT DO NOTHING",
+            ),
+            unseen: sql("INSERT INTO {schema}.projector_seen (projection, event_id) SELECT $1, id \
+                 FROM unnest($2::uuid[]) AS id ON CONFLICT DO NOTHING RETURNING event_id"),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Postgres {
+    type Tables = PostgresTables;
+
+    async fn begin(pool: &PgPool) -> Result<Transaction<'static, Self>, sqlx::Error> {
+        pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await
+    }
+
+    async fn position(
+        tables: &PostgresTables,
+        pool: &PgPool,
+        projection: &str,
+        partition: &str,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let sql = AssertSqlSafe(tables.position.clone());
+        sqlx::query_scalar(sql).bind(projection).bind(partition).fetch_optional(pool).await
+    }
+
+    async fn move_position(
+        tables: &PostgresTables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        step: Step<'_>,
+    ) -> Result<bool, sqlx::Error> {
+        let sql = if step.from.is_some() { &tables.move_from } else { &tables.move_first };
+        let mut query = sqlx::query(AssertSqlSafe(sql.clone()))
+            .bind(projection)
+            .bind(step.partition.as_str())
+            .bind(step.to.as_text());
+        if let Some(from) = step.from {
+            query = query.bind(from.as_text());
+        }
+        Ok(query.execute(&mut **tx).await?.rows_affected() == 1)
+    }
+
+    async fn watermarks(
+        tables: &PostgresTables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        watermarks: &Watermarks,
+    ) -> Result<Vec<(usize, i64)>, sqlx::Error> {
+        let found: Vec<(i64, i64)> = sqlx::query_as(AssertSqlSafe(tables.watermarks.clone()))
+            .bind(projection)
+            .bind(watermarks.series().map(|s| s.log).collect::<Vec<_>>())
+            .bind(watermarks.series().map(|s| s.aggregate_type.as_str()).collect::<Vec<_>>())
+            .bind(watermarks.series().map(|s| s.ordering_key.as_str()).collect::<Vec<_>>())
+            .fetch_all(&mut **tx)
+            .await?;
+        // Ordinality counts from 1.
+        Ok(found.into_iter().map(|(index, sequence)| (index as usize - 1, sequence)).collect())
+    }
+
+    async fn raise(
+        tables: &PostgresTables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        raised: &[Raised<'_>],
+    ) -> Result<bool, sqlx::Error> {
+        if raised.is_empty() {
+            // COMMIT answers a transaction that a failed statement broke with success, having rolled it back.
+            sqlx::query("SELECT 1").execute(&mut **tx).await?;
+            return Ok(true);
+        }
+        let new = raised.iter().filter(|r| r.new).count() as u64;
+        let done = sqlx::query(AssertSqlSafe(tables.raise.clone()))
+            .bind(projection)
+            .bind(raised.iter().map(|r| r.series.log).collect::<Vec<_>>())
+            .bind(raised.iter().map(|r| r.series.aggregate_type.as_str()).collect::<Vec<_>>())
+            .bind(raised.iter().map(|r| r.series.ordering_key.as_str()).collect::<Vec<_>>())
+            .bind(raised.iter().map(|r| r.sequence).collect::<Vec<_>>())
+            .bind(raised.iter().map(|r| r.new).collect::<Vec<_>>())
+            .execute(&mut **tx)
+            .await?;
+        Ok(done.rows_affected() == new)
+    }
+
+    async fn unseen(
+        tables: &PostgresTables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        ids: &[Uuid],
+    ) -> Result<HashSet<Uuid>, sqlx::Error> {
+        let sql = AssertSqlSafe(tables.unseen.clone());
+        let unseen: Vec<Uuid> = sqlx::query_scalar(sql).bind(projection).bind(ids).fetch_all(&mut **tx).await?;
+        Ok(unseen.into_iter().collect())
+    }
+
+    fn is_missing_table(error: &dyn DatabaseError) -> bool {
+        // undefined_table, invalid_schema_name
+        error.code().is_some_and(|code| code == "42P01" || code == "3F000")
+    }
+}

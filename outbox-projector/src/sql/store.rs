@@ -1,0 +1,64 @@
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use outbox_core::projection::Step;
+use sqlx::{Pool, Transaction, error::DatabaseError};
+use uuid::Uuid;
+
+use super::watermark::{Raised, Watermarks};
+
+/// A database that read models can live in: `sqlx::Postgres` or `sqlx::Sqlite`, each with its feature. Sealed.
+pub trait SqlDatabase: Store {}
+
+impl<DB: Store> SqlDatabase for DB {}
+
+/// What differs between databases. Each method is one statement.
+#[async_trait]
+pub trait Store: sqlx::Database {
+    /// Which tables: the statements that name them.
+    type Tables: Default + Send + Sync + 'static;
+
+    async fn begin(pool: &Pool<Self>) -> Result<Transaction<'static, Self>, sqlx::Error>;
+
+    async fn position(
+        tables: &Self::Tables,
+        pool: &Pool<Self>,
+        projection: &str,
+        partition: &str,
+    ) -> Result<Option<String>, sqlx::Error>;
+
+    /// Compare and swap. `false`: the position is not `step.from`. Until the transaction ends nobody else moves it.
+    async fn move_position(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        step: Step<'_>,
+    ) -> Result<bool, sqlx::Error>;
+
+    /// The stored sequences of the series, as (index of the series, sequence), locked until the transaction ends.
+    async fn watermarks(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        watermarks: &Watermarks,
+    ) -> Result<Vec<(usize, i64)>, sqlx::Error>;
+
+    /// Writes watermarks, possibly none, and fails when an earlier statement broke the transaction. `false`: a series that
+    /// was new is not any more.
+    async fn raise(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        raised: &[Raised<'_>],
+    ) -> Result<bool, sqlx::Error>;
+
+    /// Remembers events by their ids, and says which were not known.
+    async fn unseen(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        ids: &[Uuid],
+    ) -> Result<HashSet<Uuid>, sqlx::Error>;
+
+    fn is_missing_table(error: &dyn DatabaseError) -> bool;
+}

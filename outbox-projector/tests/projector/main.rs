@@ -1,0 +1,8 @@
+//! The runner and the SQL projections, on real databases.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::missing_panics_doc, reason = "tests fail by panicking")]
+
+mod runner;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql;
+mod straight_from_the_log;
+mod support;
