@@ -1,0 +1,60 @@
+//! The index's directory: which schema and which log it is of.
+
+use std::{fs, path::Path};
+
+use outbox_core::event::LogId;
+use serde::{Deserialize, Serialize};
+use tantivy::{Index, TantivyError};
+use uuid::Uuid;
+
+use super::fields;
+
+/// Raise it with every change of [`fields::schema`], of the analyzers or of what is stored: the index is then rebuilt.
+const SCHEMA: u32 = 1;
+
+const LABEL: &str = "label.json";
+
+pub(super) struct Opened {
+    pub(super) index: Index,
+    /// Differs for every index ever begun.
+    pub(super) incarnation: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Label {
+    schema: u32,
+    log: Uuid,
+    incarnation: String,
+}
+
+/// Opens what fits, and replaces what does not.
+pub(super) fn open(directory: &Path, log: LogId) -> Result<Opened, TantivyError> {
+    if let Some(label) = label(directory)
+        && label.schema == SCHEMA
+        && label.log == log.0
+    {
+        match Index::open_in_dir(directory) {
+            Ok(index) => return Ok(Opened { index, incarnation: label.incarnation }),
+            Err(error) => tracing::warn!(%error, "the search index cannot be opened; it is made anew from the log"),
+        }
+    }
+    begin(directory, log)
+}
+
+fn begin(directory: &Path, log: LogId) -> Result<Opened, TantivyError> {
+    if directory.exists() {
+        fs::remove_dir_all(directory)?;
+    }
+    fs::create_dir_all(directory)?;
+    let incarnation = Uuid::now_v7().simple().to_string();
+    let label = Label { schema: SCHEMA, log: log.0, incarnation: incarnation.clone() };
+    let index = Index::create_in_dir(directory, fields::schema())?;
+    // Only a whole index gets its label: without one the next start begins again.
+    fs::write(directory.join(LABEL), serde_json::to_vec(&label).map_err(std::io::Error::from)?)?;
+    Ok(Opened { index, incarnation })
+}
+
+/// A label that cannot be read is none.
+fn label(directory: &Path) -> Option<Label> {
+    serde_json::from_slice(&fs::read(directory.join(LABEL)).ok()?).ok()
+}

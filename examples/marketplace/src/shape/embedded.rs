@@ -1,0 +1,55 @@
+//! A SQLite file, a search index in a directory, and nothing between them but the log.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use outbox_core::log_source::LogSource;
+use outbox_projector::Projector;
+
+use super::{Kept, Parts};
+use crate::{
+    config::Config,
+    data_dir::DataDir,
+    db::{Db, SqliteDb},
+    pipeline::{IndexStage, Journeys, ObservedProjection, Stage, Stages, Workers},
+    search::tantivy::TantivyIndex,
+    secrets,
+};
+
+pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Result<Parts> {
+    let directory = DataDir::open(&config.data_dir)?;
+    let token_file = directory.file("admin-token");
+    let token = match &config.admin_token {
+        Some(token) => secrets::configured(token)?,
+        None => secrets::kept(&token_file)?,
+    };
+    let db = Arc::new(Db::Sqlite(SqliteDb::open(&directory.file("marketplace.db")).await?));
+    let log = db.log();
+    let identity = log.identity().await.context("the log cannot be read")?;
+    let index =
+        TantivyIndex::open(&directory.file("search"), identity.id).context("the search index cannot be opened")?;
+    let consumer = index.consumer()?;
+
+    let stage = IndexStage::default();
+    let mut workers = Workers::default();
+    let drain = config.drain();
+    workers.spawn("projection into the search index", {
+        let (log, consumer, stage) = (log.clone(), consumer.clone(), stage.clone());
+        let projection = Arc::new(ObservedProjection { inner: Arc::new(index.clone()), journeys: journeys.clone() });
+        move |mut stop| {
+            let source = LogSource::builder(log.clone()).consumer(consumer.clone()).build();
+            let projector = Projector::builder(source, projection.clone()).grace(drain).build();
+            stage.follow(projector.status());
+            async move { projector.run(stop.stopped()).await }
+        }
+    });
+    let data = Kept {
+        directory: directory.path().to_owned(),
+        token_file,
+        is_new: directory.was_empty(),
+        _directory: directory,
+    };
+    let behind = vec![Stage::Index(stage)];
+    let stages = Stages { log, consumer, behind };
+    Ok(Parts { name: "embedded", db, index: Arc::new(index), stages, workers, token, data: Some(data) })
+}

@@ -1,0 +1,106 @@
+//! PostgreSQL, a relay to Kafka, and a consumer group that feeds OpenSearch. Any number of processes may run so.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use outbox_core::{event::Event, log::ConsumerName, profile::Profile, publisher::Publisher, relay::Relay};
+use outbox_kafka::{KafkaPublisher, KafkaSource, TopicSpec};
+use outbox_projector::Projector;
+
+use super::Parts;
+use crate::{
+    config::{Config, Secret},
+    db::{Db, PostgresDb},
+    pipeline::{IndexStage, Journeys, ObservedProjection, ObservedPublisher, RelayStage, Stage, Stages, Workers},
+    search::opensearch::OpenSearchIndex,
+    secrets,
+};
+
+pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Result<Parts> {
+    let token = secrets::configured(needed(config.admin_token.as_ref(), "admin_token")?)?;
+    let Secret(database) = needed(config.database_url.as_ref(), "database_url")?;
+    let brokers = needed(config.kafka_brokers.as_ref(), "kafka_brokers")?;
+    let Secret(opensearch) = needed(config.opensearch_url.as_ref(), "opensearch_url")?;
+
+    let profile = profile(&config.topic_prefix);
+    let db = Arc::new(Db::Postgres(PostgresDb::open(database, profile.clone()).await?));
+    let log = db.log();
+    let identity = log.identity().await.context("the log cannot be read")?;
+    let publisher = KafkaPublisher::builder(brokers).build().context("the Kafka publisher cannot be made")?;
+    let index = OpenSearchIndex::new(opensearch, &config.search_index, identity.id)?;
+    let consumer = ConsumerName::parse("kafka")?;
+    let topic = format!("{}tutor-events", config.topic_prefix);
+    let mut workers = Workers::default();
+
+    let observed = ObservedPublisher { inner: Arc::new(publisher.clone()), journeys: journeys.clone() };
+    let relay = Relay::builder(log.clone(), Arc::new(observed), profile)
+        .consumer(consumer.clone())
+        .stop_within(config.drain())
+        .build();
+    let relay_stage = RelayStage(relay.status());
+    let topics = [TopicSpec::new(&topic, -1, -1)];
+    workers.spawn("relay to Kafka", move |mut stop| {
+        let (relay, publisher, topics) = (relay.clone(), publisher.clone(), topics.clone());
+        async move {
+            tokio::select! {
+                made = publisher.ensure_topics(&topics) => made?,
+                () = stop.stopped() => return anyhow::Ok(()),
+            }
+            relay.run(stop.stopped()).await?;
+            publisher.shut_down(LAST_WORD).await;
+            Ok(())
+        }
+    });
+
+    let index_stage = IndexStage::default();
+    let projection = Arc::new(ObservedProjection { inner: Arc::new(index.clone()), journeys: journeys.clone() });
+    let drain = config.drain();
+    workers.spawn("projection into the search index", {
+        let (stage, brokers, group) = (index_stage.clone(), brokers.clone(), config.consumer_group.clone());
+        move |mut stop| {
+            let source = KafkaSource::builder(brokers.as_str(), group.as_str(), [topic.as_str()]);
+            let source = source.setting("session.timeout.ms", SESSION_MS).build();
+            let (stage, projection) = (stage.clone(), projection.clone());
+            async move {
+                let projector = Projector::builder(source?, projection).grace(drain).build();
+                stage.follow(projector.status());
+                projector.run(stop.stopped()).await?;
+                anyhow::Ok(())
+            }
+        }
+    });
+    workers.spawn("preparation of the search index", {
+        let index = index.clone();
+        move |mut stop| {
+            let index = index.clone();
+            async move {
+                tokio::select! {
+                    prepared = index.prepare() => prepared,
+                    () = stop.stopped() => Ok(()),
+                }
+            }
+        }
+    });
+    let stages = Stages { log, consumer, behind: vec![Stage::Relay(relay_stage), Stage::Index(index_stage)] };
+    Ok(Parts { name: "production", db, index: Arc::new(index), stages, workers, token, data: None })
+}
+
+/// How long a killed process keeps its partitions from the others; the relay's lease is as long.
+const SESSION_MS: &str = "12000";
+
+/// The relay has reported everything when it ends; nothing is left that would need long.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// What writer and relay agree on: the default, with a prefix before the names of topics.
+fn profile(prefix: &str) -> Profile {
+    let prefix = prefix.to_owned();
+    Profile::default()
+        .with_router(move |event: &Event| format!("{prefix}{}-events", event.aggregate_type.as_str().to_lowercase()))
+}
+
+fn needed<'a, T>(setting: Option<&'a T>, name: &str) -> anyhow::Result<&'a T> {
+    setting.with_context(|| {
+        let upper = name.to_uppercase();
+        format!("the production shape needs {name}: set MARKETPLACE_{upper}, or {name} in marketplace.toml")
+    })
+}

@@ -1,0 +1,138 @@
+//! The same program on PostgreSQL, Kafka and OpenSearch.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode, header};
+use serde_json::{Value, json};
+use test_services::{PostgresVersion, TcpProxy, TestDatabase, kafka_bootstrap, opensearch_url, unique};
+use tokio::{
+    process::Command,
+    time::{Instant, sleep},
+};
+
+use super::program::{DEADLINE, Program, ada, command, refusal};
+
+const TOKEN: &str = "a-token-for-tests-only";
+
+/// Names of its own in every service.
+async fn production(database: &str) -> Command {
+    let mut command = command(&["--shape", "production"]);
+    command
+        .env("MARKETPLACE_ADMIN_TOKEN", TOKEN)
+        .env("MARKETPLACE_DATABASE_URL", database)
+        .env("MARKETPLACE_KAFKA_BROKERS", kafka_bootstrap().await)
+        .env("MARKETPLACE_OPENSEARCH_URL", opensearch_url().await)
+        .env("MARKETPLACE_TOPIC_PREFIX", format!("{}-", unique("shop")))
+        .env("MARKETPLACE_CONSUMER_GROUP", unique("search-service"))
+        .env("MARKETPLACE_SEARCH_INDEX", unique("tutors"));
+    command
+}
+
+async fn run(command: Command) -> Program {
+    let mut program = Program::run(command).await;
+    TOKEN.clone_into(&mut program.token);
+    program
+}
+
+#[tokio::test]
+async fn a_change_goes_through_kafka_into_opensearch() {
+    let database = TestDatabase::create(PostgresVersion::V15).await;
+    let program = run(production(database.url()).await).await;
+    assert!(!program.greeting.contains(TOKEN), "a configured token is not shown");
+    let tutor = program.post_tutor(&ada()).await;
+    let answer = program.search_until("q=lovelase", |answer| answer["total"] == 1).await;
+    assert_eq!(answer["results"][0]["hourly_rate"], json!(1800.0));
+    assert_eq!(answer["results"][0]["created_at"], tutor["created_at"]);
+
+    let changed = program.patch_tutor(&tutor["id"], &json!({"headline": "Analytical engines"})).await;
+    assert_eq!(changed.status(), StatusCode::OK);
+    program.search_until("q=analytical", |answer| answer["total"] == 1).await;
+    program.delete_tutor(&tutor["id"]).await;
+    program.search_until("q=lovelace", |answer| answer["total"] == 0).await;
+    let list = program.get("/api/tutors/?subject=Maths&q=ada").await;
+    assert_eq!(list["count"], 0);
+
+    program.interrupt();
+    let (status, complaint) = program.ended().await;
+    assert_eq!(status.code(), Some(0), "{complaint}");
+    database.drop_database().await;
+}
+
+#[tokio::test]
+async fn lists_and_slugs_work_on_postgresql_too() {
+    let database = TestDatabase::create(PostgresVersion::V18).await;
+    let program = run(production(database.url()).await).await;
+    for slug in ["ada-lovelace", "ada-lovelace-1", "ada-lovelace-2"] {
+        assert_eq!(program.post_tutor(&ada()).await["slug"], slug);
+    }
+    let list =
+        program.get("/api/tutors/?subject=Maths&min_price=1800&max_price=1800&q=ENGINES&ordering=-created_at").await;
+    let slugs: Vec<&Value> = list["results"].as_array().expect("list").iter().map(|t| &t["slug"]).collect();
+    assert_eq!(slugs, ["ada-lovelace-2", "ada-lovelace-1", "ada-lovelace"]);
+    drop(program);
+    database.drop_database().await;
+}
+
+#[tokio::test]
+async fn an_unreachable_database_is_said_in_one_line() {
+    // A port on which nobody listens any more.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address");
+    let complaint = refusal(production(&format!("postgres://user:secret@{nobody}/shop")).await).await;
+    assert!(complaint.contains(&nobody.to_string()) && complaint.contains("cannot be reached"), "{complaint}");
+    assert!(!complaint.contains("secret"), "{complaint}");
+}
+
+#[tokio::test]
+async fn a_missing_setting_is_named() {
+    let mut command = production("postgres://nowhere/shop").await;
+    command.env_remove("MARKETPLACE_ADMIN_TOKEN");
+    assert!(refusal(command).await.contains("MARKETPLACE_ADMIN_TOKEN"));
+    let mut command = production("postgres://nowhere/shop").await;
+    command.env("MARKETPLACE_ADMIN_TOKEN", "short");
+    assert!(refusal(command).await.contains("MARKETPLACE_ADMIN_TOKEN"));
+}
+
+#[tokio::test]
+async fn a_database_that_goes_away_is_waited_for() {
+    let database = TestDatabase::create(PostgresVersion::V15).await;
+    let mut url = url(database.url());
+    let proxy = TcpProxy::start(url.socket_addrs(|| None).expect("address")[0]).await;
+    url.set_port(Some(proxy.addr().port())).expect("port");
+    url.set_host(Some("127.0.0.1")).expect("host");
+    let program = run(production(url.as_str()).await).await;
+    program.post_tutor(&ada()).await;
+    program.search_until("q=lovelace", |answer| answer["total"] == 1).await;
+
+    proxy.cut();
+    let refused = program.as_admin(Method::POST, "/api/admin/tutors/").json(&ada()).send().await.expect("answer");
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key(header::RETRY_AFTER));
+    assert_eq!(refused.headers()[header::CONTENT_TYPE], "application/problem+json");
+    assert_eq!(program.search("q=lovelace").await["total"], 1, "search needs no database");
+    let health = program.ask(Method::GET, "/health").send().await.expect("answer");
+    assert_eq!(health.status(), StatusCode::SERVICE_UNAVAILABLE);
+
+    proxy.restore();
+    // Polled: the connections come back when they are next asked for.
+    let end = Instant::now() + DEADLINE;
+    let hopper = json!({"full_name": "Grace Hopper", "hourly_rate": 1});
+    while !program
+        .as_admin(Method::POST, "/api/admin/tutors/")
+        .json(&hopper)
+        .send()
+        .await
+        .expect("answer")
+        .status()
+        .is_success()
+    {
+        assert!(Instant::now() < end, "the database is back");
+        sleep(Duration::from_millis(50)).await;
+    }
+    program.search_until("q=hopper", |answer| answer["total"] == 1).await;
+    drop(program);
+    database.drop_database().await;
+}
+
+fn url(text: &str) -> reqwest::Url {
+    text.parse().expect("address")
+}
