@@ -30,9 +30,10 @@ kafka_start() {
 	rootLogger.level=warn
 	rootLogger.appenderRef.console.ref=console
 	END
-  # One node: everything that is replicated by default has one copy. A group's first assignment and a lost session are
-  # dealt with at once rather than after seconds, for a test waits for them. Few partitions of the internal topics and
-  # a small deduplication buffer: less to create, less memory.
+  # One node: everything that is replicated by default has one copy. A group's first assignment is made at
+  # once rather than after seconds, for a test waits for it. Few partitions of the internal topics and
+  # a small deduplication buffer: less to create, less memory. A long session: on a loaded machine the only broker would
+  # miss heartbeats and be fenced, and everything with it; the price is half a minute after a kill -9.
   cat >"$dir/server.properties" <<-END
 	process.roles=broker,controller
 	node.id=1
@@ -55,8 +56,8 @@ kafka_start() {
 	share.coordinator.state.topic.replication.factor=1
 	share.coordinator.state.topic.min.isr=1
 	group.initial.rebalance.delay.ms=0
-	broker.session.timeout.ms=2000
-	broker.heartbeat.interval.ms=400
+	broker.session.timeout.ms=30000
+	broker.heartbeat.interval.ms=1000
 	num.network.threads=2
 	num.io.threads=4
 	num.recovery.threads.per.data.dir=2
