@@ -5,6 +5,7 @@
 
 mod driver;
 mod lane;
+mod lead;
 mod machine;
 mod status;
 

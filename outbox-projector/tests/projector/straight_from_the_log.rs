@@ -88,6 +88,7 @@ impl Projection for Slow {
     }
 
     async fn apply(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
+        // Not a wait: it is the slow handler that the test is about.
         tokio::time::sleep(3 * LEASE).await;
         self.0.apply(step).await
     }

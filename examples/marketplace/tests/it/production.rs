@@ -126,6 +126,7 @@ async fn a_database_that_goes_away_is_waited_for() {
         .is_success()
     {
         assert!(Instant::now() < end, "the database is back");
+        // The program tells nobody that it is connected again.
         sleep(Duration::from_millis(50)).await;
     }
     program.search_until("q=hopper", |answer| answer["total"] == 1).await;
