@@ -9,9 +9,10 @@
 
 mod kafka;
 mod sqlite;
+#[path = "../table.rs"]
 mod table;
 
-use table::Table;
+use table::{Table, load, number};
 
 /// A payload that makes events of about 300 bytes.
 const PAYLOAD_BYTES: usize = 240;
@@ -24,17 +25,13 @@ struct Size {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let number = |name: &str, default: usize| match std::env::var(name) {
-        Ok(text) => text.parse().map_err(|e| format!("{name}={text}: {e}")),
-        Err(_) => Ok(default),
-    };
     let size =
         Size { events: number("OUTBOX_BENCH_EVENTS", 200_000)?, rounds: number("OUTBOX_BENCH_ROUNDS", 3)?.max(1) };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         eprintln!("{} events, {} rounds; load {}", size.events, size.rounds, load());
-        kafka::run(&size).await?.print("PostgreSQL → Kafka", "raw: page + produce + checkpoint");
-        sqlite::run(&size).await?.print("SQLite log → SQL projection", "raw: page + upsert + position");
+        kafka::run(&size).await?.print("PostgreSQL → Kafka", "events/s", "raw: page + produce + checkpoint");
+        sqlite::run(&size).await?.print("SQLite log → SQL projection", "events/s", "raw: page + upsert + position");
         eprintln!("load {}", load());
         Ok(())
     })
@@ -47,8 +44,4 @@ fn aggregate(n: usize) -> usize {
 
 fn payload(n: usize) -> serde_json::Value {
     serde_json::json!({"n": n, "text": "x".repeat(PAYLOAD_BYTES - 20)})
-}
-
-fn load() -> String {
-    std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned()
 }

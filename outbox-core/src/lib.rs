@@ -10,6 +10,7 @@ pub mod profile;
 pub mod projection;
 pub mod publisher;
 pub mod relay;
+pub mod retention;
 pub mod retry;
 pub mod source;
 #[cfg(feature = "testing")]

@@ -1,5 +1,6 @@
 //! Straight from the log: a named consumer as an event source, no broker needed.
 
+mod builder;
 mod lease;
 mod pauses;
 #[cfg(all(test, feature = "testing"))]
@@ -10,15 +11,18 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 
+pub use builder::{LogSourceBuilder, UnnamedLogSource};
+
 use crate::{
     event::{LaneSet, ReceivedEvent},
-    log::{Assignment, ConsumerName, Cursor, EventLog, LogError, LogErrorKind, MemberId, StartAt},
+    log::{Claim, Cursor, EventLog, Fence, LogError, LogErrorKind, MemberId, Page, Track},
     source::{
         Batch, EventSource, Partition, SourceCapabilities, SourceError, SourceErrorKind, SourceEvent, SourcePosition,
         SourceRecord,
     },
     wake::WakeListener,
 };
+use builder::Settings;
 use lease::Lease;
 use pauses::Pauses;
 
@@ -41,6 +45,8 @@ use pauses::Pauses;
 /// does not lose it; dropping the source ends that task, and closing it gives the partition back at once. Must be used
 /// within a tokio runtime.
 ///
+/// A consumer that an operator paused keeps its partition and delivers nothing until it goes on.
+///
 /// A position given to [`EventSource::start`] wins over the log's checkpoint: a projection that keeps its own position
 /// goes on exactly there, and [`EventSource::commit`] then only lets retention move on.
 ///
@@ -50,7 +56,8 @@ use pauses::Pauses;
 /// # Errors
 /// A log that is away is [`SourceErrorKind::Unavailable`]; the next try begins after a backoff with full jitter, 10 ms
 /// doubling to 2 s. A cursor that the log does not know is [`SourceErrorKind::BadPosition`]. All else is
-/// [`SourceErrorKind::Configuration`]. The log's own error is kept as source.
+/// [`SourceErrorKind::Configuration`], also that the consumer's lanes stand at different places, as after a relay of the
+/// same name: a source has one position. The log's own error is kept as source.
 pub struct LogSource {
     log: Arc<dyn EventLog>,
     settings: Settings,
@@ -58,23 +65,6 @@ pub struct LogSource {
     bell: WakeListener,
     state: State,
     pauses: Pauses,
-}
-
-/// A [`LogSource`] that still needs its consumer's name.
-pub struct UnnamedLogSource(Arc<dyn EventLog>);
-
-/// Settings of a [`LogSource`].
-pub struct LogSourceBuilder {
-    log: Arc<dyn EventLog>,
-    settings: Settings,
-}
-
-struct Settings {
-    consumer: ConsumerName,
-    start_at: StartAt,
-    batch: usize,
-    lease: Duration,
-    poll: Duration,
 }
 
 impl LogSource {
@@ -85,68 +75,10 @@ impl LogSource {
     }
 }
 
-impl UnnamedLogSource {
-    /// Reads as this consumer. Sources of the same consumer share its progress, those of others do not meet.
-    #[must_use]
-    pub fn consumer(self, consumer: ConsumerName) -> LogSourceBuilder {
-        let settings = Settings {
-            consumer,
-            start_at: StartAt::default(),
-            batch: 500,
-            lease: Duration::from_secs(12),
-            poll: Duration::from_secs(1),
-        };
-        LogSourceBuilder { log: self.0, settings }
-    }
-}
-
-impl LogSourceBuilder {
-    /// Where a consumer begins that the log does not know yet. Default: [`StartAt::Beginning`].
-    #[must_use]
-    pub fn start_at(mut self, start_at: StartAt) -> Self {
-        self.settings.start_at = start_at;
-        self
-    }
-
-    /// The most events in one batch; at least 1, 500 by default.
-    #[must_use]
-    pub fn batch(mut self, events: usize) -> Self {
-        self.settings.batch = events.max(1);
-        self
-    }
-
-    /// For how long after this process died the others wait; at least 10 ms, 12 s by default. Renewed every 2/5 of it.
-    #[must_use]
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.settings.lease = lease.max(Duration::from_millis(10));
-        self
-    }
-
-    /// The longest pause between two looks for new events; at least 1 ms, 1 s by default.
-    #[must_use]
-    pub fn poll(mut self, longest: Duration) -> Self {
-        self.settings.poll = longest.max(Duration::from_millis(1));
-        self
-    }
-
-    /// The source. Nothing is sent to the log yet.
-    #[must_use]
-    pub fn build(self) -> LogSource {
-        LogSource {
-            bell: self.log.wake().listen(),
-            log: self.log,
-            settings: self.settings,
-            member: MemberId::random(),
-            state: State::New,
-            pauses: Pauses::default(),
-        }
-    }
-}
-
 enum State {
     New,
     Joining(Place),
-    Owning(Ownership),
+    Member(Membership),
     /// Somebody took over; the caller is not told yet.
     Lost(Place),
     Closed,
@@ -159,10 +91,16 @@ struct Place {
     lanes: LaneSet,
 }
 
-struct Ownership {
+struct Membership {
     place: Place,
-    assignment: Assignment,
+    fence: Fence,
     lease: Lease,
+    /// `None`: the lanes are somebody else's, or the caller is not told yet that they are ours.
+    owned: Option<Owned>,
+}
+
+struct Owned {
+    checkpoint: Cursor,
     reading: Option<Reading>,
     paused: bool,
 }
@@ -190,29 +128,29 @@ impl EventSource for LogSource {
     }
 
     async fn start(&mut self, partition: &Partition, after: Option<&SourcePosition>) -> Result<(), SourceError> {
-        let owned = self.owned(partition)?;
-        let checkpoint = owned.assignment.cursor.clone();
-        let lanes = owned.assignment.lanes;
+        let (place, _, owned) = self.owned(partition)?;
         owned.reading = None;
-        let cursor = after.map_or_else(|| checkpoint.clone(), |after| Cursor::from_text(after.as_text()));
-        if cursor != checkpoint {
+        let cursor = after.map_or_else(|| owned.checkpoint.clone(), |after| Cursor::from_text(after.as_text()));
+        if cursor != owned.checkpoint {
+            let track = place.track(&cursor);
             // A foreign cursor is told here, where the caller knows whose it is.
             self.pauses.pause().await;
-            let probe = self.log.read(&cursor, lanes, 1).await.map(drop).map_err(source_error);
+            let probe = self.log.read(&[track], 1).await.map(drop).map_err(source_error);
             self.settle(probe)?;
         }
-        self.owned(partition)?.reading = Some(Reading::behind(cursor));
+        let (_, _, owned) = self.owned(partition)?;
+        owned.reading = Some(Reading::behind(cursor));
         Ok(())
     }
 
     async fn commit(&mut self, partition: &Partition, position: &SourcePosition) -> Result<(), SourceError> {
         let log = self.log.clone();
-        let owned = self.owned(partition)?;
+        let (place, fence, owned) = self.owned(partition)?;
         let cursor = Cursor::from_text(position.as_text());
-        match log.checkpoint(&owned.assignment.fence, &cursor).await {
+        match log.checkpoint(fence, &[place.track(&cursor)]).await {
             Ok(()) => {
                 // A second `start` without a position goes on behind the last commit, as the trait says.
-                owned.assignment.cursor = cursor.clone();
+                owned.checkpoint = cursor.clone();
                 if let Some(reading) = &mut owned.reading
                     && reading.unsettled.as_ref() == Some(&cursor)
                 {
@@ -220,28 +158,29 @@ impl EventSource for LogSource {
                 }
                 Ok(())
             }
-            Err(error) if error.kind() == LogErrorKind::Fenced => {
-                self.state = State::Lost(owned.place.clone());
+            Err(error) => {
+                if error.kind() == LogErrorKind::Fenced {
+                    self.state = State::Lost(place.clone());
+                }
                 Err(source_error(error))
             }
-            Err(error) => Err(source_error(error)),
         }
     }
 
     async fn pause(&mut self, partition: &Partition) -> Result<(), SourceError> {
-        self.owned(partition)?.paused = true;
+        self.owned(partition)?.2.paused = true;
         Ok(())
     }
 
     async fn resume(&mut self, partition: &Partition) -> Result<(), SourceError> {
-        self.owned(partition)?.paused = false;
+        self.owned(partition)?.2.paused = false;
         Ok(())
     }
 
     async fn close(&mut self) -> Result<(), SourceError> {
-        let State::Owning(owned) = std::mem::replace(&mut self.state, State::Closed) else { return Ok(()) };
-        drop(owned.lease);
-        match self.log.leave(&owned.assignment.fence).await {
+        let State::Member(member) = std::mem::replace(&mut self.state, State::Closed) else { return Ok(()) };
+        drop(member.lease);
+        match self.log.leave(&member.fence).await {
             Err(error) if error.kind() != LogErrorKind::Fenced => Err(source_error(error)),
             _ => Ok(()),
         }
@@ -263,15 +202,27 @@ impl LogSource {
                 }
                 State::Joining(place) => {
                     let place = place.clone();
-                    if let Some(event) = self.join(place).await? {
-                        return Ok(event);
-                    }
+                    let Settings { consumer, lease, poll, .. } = &self.settings;
+                    let joined = self.log.join(consumer, self.member, Claim::All, *lease).await;
+                    let assignment = joined.map_err(source_error)?;
+                    self.pauses.reset();
+                    let fence = assignment.fence.clone();
+                    let lease = Lease::keep(self.log.clone(), assignment, *lease, *poll);
+                    self.state = State::Member(Membership { place, fence, lease, owned: None });
                 }
-                State::Owning(owned) => {
-                    if owned.lease.is_lost() {
-                        self.state = State::Lost(owned.place.clone());
-                    } else if let Some(batch) = self.read().await? {
-                        return Ok(SourceEvent::Batch(batch));
+                State::Member(member) => {
+                    let standing = member.lease.standing();
+                    if standing.lost {
+                        let place = member.place.clone();
+                        self.state = if member.owned.is_some() { State::Lost(place) } else { State::Joining(place) };
+                    } else if member.owned.is_some() {
+                        if let Some(batch) = self.read(standing.paused).await? {
+                            return Ok(SourceEvent::Batch(batch));
+                        }
+                    } else if standing.tracks.is_empty() {
+                        member.lease.changed().await;
+                    } else {
+                        return self.own(&standing.tracks).await;
                     }
                 }
                 State::Lost(place) => {
@@ -289,85 +240,88 @@ impl LogSource {
         }
     }
 
-    async fn join(&mut self, place: Place) -> Result<Option<SourceEvent>, SourceError> {
-        let Settings { consumer, lease, poll, .. } = &self.settings;
-        let joined = self.log.join(consumer, self.member, *lease).await.map_err(source_error)?;
-        self.pauses.reset();
-        let Some(assignment) = joined else {
-            sleep(poll.mul_f64(rand::random_range(0.75..1.25))).await;
-            return Ok(None);
-        };
-        if assignment.lanes != place.lanes {
-            // Positions are kept by partition: one that covers other lanes tomorrow would skip their events.
-            let message = format!(
-                "consumer {consumer} was given {} of {} lanes; a log source needs all: let nothing else join as it",
-                assignment.lanes.len(),
-                place.lanes.len()
-            );
-            return Err(SourceError::new(SourceErrorKind::Configuration, message));
+    /// The log gave us these lanes.
+    async fn own(&mut self, tracks: &[Track]) -> Result<SourceEvent, SourceError> {
+        if let (State::Member(member), [Track { cursor, lanes }]) = (&mut self.state, tracks)
+            && *lanes == member.place.lanes
+        {
+            member.owned = Some(Owned { checkpoint: cursor.clone(), reading: None, paused: false });
+            return Ok(SourceEvent::Assigned(vec![member.place.partition.clone()]));
         }
-        let lease = Lease::keep(self.log.clone(), assignment.fence.clone(), *lease);
-        let partition = place.partition.clone();
-        self.state = State::Owning(Ownership { place, assignment, lease, reading: None, paused: false });
-        Ok(Some(SourceEvent::Assigned(vec![partition])))
+        if let State::Member(Membership { place, fence, .. }) = &mut self.state {
+            let fence = fence.clone();
+            self.state = State::Joining(place.clone());
+            if let Err(error) = self.log.leave(&fence).await {
+                tracing::debug!(%error, "the lanes will be free when the lease ends");
+            }
+        }
+        // Positions are kept by partition, one for all lanes: with another the events between the two would be skipped.
+        let message = format!(
+            "the lanes of consumer {} stand at {} places; a log source needs them at one: use another consumer",
+            self.settings.consumer,
+            tracks.len()
+        );
+        Err(SourceError::new(SourceErrorKind::Configuration, message))
     }
 
     /// One look for events. `None`: there were none for now, or the partition does not deliver.
-    async fn read(&mut self) -> Result<Option<Batch>, SourceError> {
-        let State::Owning(owned) = &mut self.state else { return Ok(None) };
-        let Ownership { place, assignment, lease, reading: Some(reading), paused: false } = owned else {
-            owned.lease.lost().await;
+    async fn read(&mut self, consumer_paused: bool) -> Result<Option<Batch>, SourceError> {
+        let State::Member(Membership { place, fence, lease, owned: Some(owned) }) = &mut self.state else {
+            return Ok(None);
+        };
+        let Owned { checkpoint, reading, paused } = owned;
+        let Some(active) = reading.as_mut().filter(|_| !*paused && !consumer_paused) else {
+            lease.changed().await;
             return Ok(None);
         };
         self.bell.arm();
-        let page = match self.log.read(&reading.cursor, assignment.lanes, self.settings.batch).await {
+        let page = match self.log.read(&[place.track(&active.cursor)], self.settings.batch).await.and_then(one_page) {
             Ok(page) => page,
             Err(error) => {
                 if !error.kind().passes() {
                     // The same answer would come for ever: deliver nothing until somebody starts elsewhere.
-                    owned.reading = None;
+                    *reading = None;
                 }
                 return Err(source_error(error));
             }
         };
         self.pauses.reset();
-        let moved = page.next != reading.cursor;
-        reading.cursor = page.next;
+        let moved = page.next != active.cursor;
+        active.cursor = page.next;
         if !page.events.is_empty() {
-            reading.unsettled = Some(reading.cursor.clone());
-            reading.idle = FIRST_IDLE;
-            reading.quiet_since = Instant::now();
-            let position = SourcePosition::from_text(reading.cursor.as_text());
+            active.unsettled = Some(active.cursor.clone());
+            active.idle = FIRST_IDLE;
+            active.quiet_since = Instant::now();
+            let position = SourcePosition::from_text(active.cursor.as_text());
             let records = page.events.into_iter().map(|e| SourceRecord::Event(ReceivedEvent::from(e))).collect();
             return Ok(Some(Batch { partition: place.partition.clone(), records, position }));
         }
         if !page.caught_up {
             return Ok(None);
         }
-        if moved && reading.unsettled.is_none() && reading.quiet_since.elapsed() >= QUIET_COMMIT {
-            reading.quiet_since = Instant::now();
-            match self.log.checkpoint(&assignment.fence, &reading.cursor).await {
-                Ok(()) => assignment.cursor = reading.cursor.clone(),
+        if moved && active.unsettled.is_none() && active.quiet_since.elapsed() >= QUIET_COMMIT {
+            active.quiet_since = Instant::now();
+            match self.log.checkpoint(fence, &[place.track(&active.cursor)]).await {
+                Ok(()) => *checkpoint = active.cursor.clone(),
                 // Either is met again, and told, by the renewal or the next read.
                 Err(error) => tracing::debug!(%error, "a checkpoint without events failed"),
             }
         }
-        let idle = reading.idle.min(self.settings.poll);
+        let idle = active.idle.min(self.settings.poll);
         tokio::select! {
-            () = self.bell.rung() => reading.idle = FIRST_IDLE,
-            () = sleep(idle) => reading.idle = (idle * 2).min(self.settings.poll),
-            () = lease.lost() => {}
+            () = self.bell.rung() => active.idle = FIRST_IDLE,
+            () = sleep(idle) => active.idle = (idle * 2).min(self.settings.poll),
+            () = lease.changed() => {}
         }
         Ok(None)
     }
 
-    fn owned(&mut self, partition: &Partition) -> Result<&mut Ownership, SourceError> {
+    fn owned(&mut self, partition: &Partition) -> Result<(&Place, &Fence, &mut Owned), SourceError> {
         match &mut self.state {
-            State::Owning(owned) if owned.place.partition == *partition => Ok(owned),
-            _ => {
-                let message = format!("partition {partition} is not assigned to this source");
-                Err(SourceError::new(SourceErrorKind::Revoked, message))
+            State::Member(Membership { place, fence, owned: Some(owned), .. }) if place.partition == *partition => {
+                Ok((place, fence, owned))
             }
+            _ => Err(not_assigned(partition)),
         }
     }
 
@@ -378,6 +332,12 @@ impl LogSource {
             Ok(_) => self.pauses.reset(),
         }
         result
+    }
+}
+
+impl Place {
+    fn track(&self, cursor: &Cursor) -> Track {
+        Track { cursor: cursor.clone(), lanes: self.lanes }
     }
 }
 
@@ -392,6 +352,16 @@ const FIRST_IDLE: Duration = Duration::from_millis(25);
 
 /// A cursor moves also when other clients of the database are busy; once in a while is enough to keep it fresh.
 const QUIET_COMMIT: Duration = Duration::from_mins(1);
+
+fn one_page(pages: Vec<Page>) -> Result<Page, LogError> {
+    let none = || LogError::new(LogErrorKind::Incompatible, "the log answered without a page");
+    pages.into_iter().next().ok_or_else(none)
+}
+
+fn not_assigned(partition: &Partition) -> SourceError {
+    let message = format!("partition {partition} is not assigned to this source");
+    SourceError::new(SourceErrorKind::Revoked, message)
+}
 
 fn source_error(error: LogError) -> SourceError {
     let (kind, message) = match error.kind() {

@@ -17,15 +17,22 @@ use crate::{
 /// # Duplicates
 /// `append` does not look for duplicates: appending an event twice records it twice.
 ///
+/// # Not ours
+/// An outbox is not an event store. `append` does not know the version of an aggregate and checks no *expected* version:
+/// whether the caller changed what it had read is decided by the caller's own rows, as with
+/// `UPDATE … WHERE version = $1`, before it appends.
+///
 /// # Ordering
 /// Events of one ordering key are recorded in the order of commit, and those of one call in the order of the slice.
+/// Events that are [unordered](crate::event::Event::unordered) promise nothing of the kind.
 /// An adapter keeps this by making a second writer of the same key wait until the first transaction ends, or by
 /// assigning positions at commit.
 ///
 /// # Concurrency
 /// Writers of different keys do not wait for each other, but for what the database itself serialises.
 /// Keys are locked in one global order within a call; two transactions that append the same keys in *several* calls in
-/// opposite orders can deadlock, and the database then fails one of them.
+/// opposite orders can deadlock, and the database then fails one of them. Append once, with all events of the
+/// transaction, and that cannot happen.
 ///
 /// # Cancellation
 /// Dropping the future leaves the transaction in a state that only a rollback ends well.
@@ -51,12 +58,21 @@ pub trait Outbox: Send + Sync {
 pub struct Receipt {
     events: usize,
     wake: Wake,
+    /// Tells other processes, where the adapter can.
+    abroad: Option<Wake>,
 }
 
 impl Receipt {
     /// For adapters: a receipt for so many events, that will ring this bell.
     pub fn new(events: usize, wake: Wake) -> Self {
-        Self { events, wake }
+        Self { events, wake, abroad: None }
+    }
+
+    /// For adapters: rings this bell too, behind which somebody passes the word on to other processes. It is apart from
+    /// the first one so that word *from* another process is not passed on again.
+    pub fn and_abroad(mut self, bell: Option<Wake>) -> Self {
+        self.abroad = bell;
+        self
     }
 
     /// How many events were appended.
@@ -65,11 +81,15 @@ impl Receipt {
         self.events
     }
 
-    /// Tells relays and projections in this process that the transaction was committed. Call it *after* the commit.
+    /// Tells relays and projections in this process, and in others where the log is set up so, that the transaction was
+    /// committed. Call it *after* the commit.
     /// Only latency depends on it: without it events are found by the next poll, at most a second later by default.
     pub fn committed(self) {
         if self.events > 0 {
             self.wake.ring();
+            if let Some(abroad) = self.abroad {
+                abroad.ring();
+            }
         }
     }
 }

@@ -41,6 +41,41 @@ impl Backoff {
     }
 }
 
+/// How often an event that the destination refuses is tried again by itself, and when.
+///
+/// Only failures that are the event's own count; a destination that is away is waited for without end. Default: 5
+/// attempts, the first included, with waits of up to 1 s growing to 5 min.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    attempts: u32,
+    backoff: Backoff,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self::new(5, Backoff::new(Duration::from_secs(1), Duration::from_mins(5)))
+    }
+}
+
+impl RetryPolicy {
+    /// At most so many attempts, the first included; the waits between them by `backoff`.
+    #[must_use]
+    pub const fn new(attempts: u32, backoff: Backoff) -> Self {
+        Self { attempts, backoff }
+    }
+
+    /// One attempt: what is refused waits until somebody asks for it.
+    #[must_use]
+    pub const fn never() -> Self {
+        Self::new(1, Backoff::new(Duration::ZERO, Duration::ZERO))
+    }
+
+    /// A random wait before the next attempt of an event that was tried so many times; `None`: no further attempt.
+    pub fn retry_in(&self, attempts: u32, random: &mut (impl Rng + ?Sized)) -> Option<Duration> {
+        (attempts < self.attempts).then(|| self.backoff.delay(attempts.saturating_sub(1), random))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,5 +89,15 @@ mod tests {
         for attempt in 0..100 {
             assert!(backoff.delay(attempt, &mut rand::rng()) <= backoff.ceiling(attempt));
         }
+    }
+
+    #[test]
+    fn retries_end_with_the_last_attempt() {
+        let policy = RetryPolicy::new(3, Backoff::new(Duration::from_secs(1), Duration::from_mins(1)));
+        let mut random = rand::rng();
+        assert!(policy.retry_in(1, &mut random).is_some_and(|wait| wait <= Duration::from_secs(1)));
+        assert!(policy.retry_in(2, &mut random).is_some_and(|wait| wait <= Duration::from_secs(2)));
+        assert_eq!(policy.retry_in(3, &mut random), None);
+        assert_eq!(RetryPolicy::never().retry_in(1, &mut random), None);
     }
 }

@@ -1,14 +1,16 @@
 //! From columns back to events, the same for every database.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use outbox_core::{
     event::{
         AggregateId, AggregateType, ContentType, Event, EventType, Headers, InvalidEvent, Lane, LaneCount, LogId,
-        OrderingKey, Origin, RecordedEvent, Sequence,
+        OrderingKey, Origin, RecordedEvent,
     },
     log::{LogError, LogErrorKind, LogIdentity},
 };
 use uuid::Uuid;
+
+use crate::generations::Generations;
 
 /// What a row says, as the database gives it.
 pub(crate) struct Columns<'r> {
@@ -23,37 +25,42 @@ pub(crate) struct Columns<'r> {
     pub(crate) payload: Option<&'r [u8]>,
     pub(crate) headers: &'r [u8],
     pub(crate) created_at: chrono::DateTime<chrono::Utc>,
+    pub(crate) unordered: bool,
 }
 
-/// Makes the events of one page. Names that repeat from row to row are parsed and allocated once.
+/// Makes the events of one page. Names that repeat from row to row are parsed and allocated once, and small payloads
+/// share their memory.
 pub(crate) struct Decoder {
     log: LogId,
-    generation: u16,
+    generations: Generations,
     aggregate_type: Option<AggregateType>,
+    aggregate_id: Option<AggregateId>,
     event_type: Option<EventType>,
     content_type: ContentType,
+    bodies: Bodies,
 }
 
 impl Decoder {
-    pub(crate) fn new(log: &LogIdentity) -> Self {
+    pub(crate) fn new(log: LogId, generations: Generations) -> Self {
         Self {
-            log: log.id,
-            generation: log.generation,
+            log,
+            generations,
             aggregate_type: None,
+            aggregate_id: None,
             event_type: None,
             content_type: ContentType::json(),
+            bodies: Bodies::default(),
         }
     }
 
     /// # Errors
     /// [`LogErrorKind::Corrupt`] when the row is none that this library writes.
     pub(crate) fn event(&mut self, row: &Columns<'_>) -> Result<RecordedEvent, LogError> {
-        let sequence = Sequence::new(self.generation, row.position)
-            .ok_or_else(|| corrupt(format!("position {} is too large", row.position)))?;
+        let sequence = self.generations.sequence(row.position)?;
         if self.content_type.as_str() != row.content_type {
             self.content_type = ContentType::parse(row.content_type)?;
         }
-        let headers = Headers::from_stored(&Bytes::copy_from_slice(row.headers))
+        let headers = Headers::from_stored(&self.bodies.keep(row.headers))
             .ok_or_else(|| corrupt(format!("the headers at position {} are not as stored", row.position)))?;
         Ok(RecordedEvent {
             origin: Origin { log: self.log, sequence },
@@ -61,15 +68,41 @@ impl Decoder {
             event: Event {
                 id: row.id,
                 aggregate_type: again(&mut self.aggregate_type, row.aggregate_type, AggregateType::parse)?,
-                aggregate_id: AggregateId::parse(row.aggregate_id)?,
+                aggregate_id: again(&mut self.aggregate_id, row.aggregate_id, AggregateId::parse)?,
                 ordering_key: row.ordering_key.map(OrderingKey::parse).transpose()?,
                 event_type: again(&mut self.event_type, row.event_type, EventType::parse)?,
                 content_type: self.content_type.clone(),
-                payload: row.payload.map(Bytes::copy_from_slice),
+                payload: row.payload.map(|payload| self.bodies.keep(payload)),
                 headers,
                 created_at: row.created_at,
+                unordered: row.unordered,
             },
         })
+    }
+}
+
+/// Where payloads and headers are kept, many in one piece of memory. It is freed when the last of them is dropped, so it
+/// is not large.
+#[derive(Default)]
+struct Bodies {
+    free: BytesMut,
+    piece: usize,
+}
+
+impl Bodies {
+    const LARGEST_PIECE: usize = 64 * 1024;
+
+    fn keep(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.is_empty() || bytes.len() > Self::LARGEST_PIECE / 8 {
+            return Bytes::copy_from_slice(bytes);
+        }
+        if self.free.capacity() < bytes.len() {
+            // A page of one event takes no more than that.
+            self.piece = (2 * self.piece).clamp(bytes.len(), Self::LARGEST_PIECE);
+            self.free = BytesMut::with_capacity(self.piece);
+        }
+        self.free.extend_from_slice(bytes);
+        self.free.split().freeze()
     }
 }
 

@@ -46,6 +46,15 @@ need_packages() {
   rm -f "$log"
 }
 
+# c_packages: the Debian packages for compiling C that are missing.
+c_packages() {
+  command -v cc >/dev/null || echo gcc libc6-dev
+  command -v make >/dev/null || echo make
+}
+
+# header_package HEADER PACKAGE: the package, unless its header is there.
+header_package() { echo "#include <$1>" | cc -E -x c - >/dev/null 2>&1 || echo "$2"; }
+
 # --- ports ---------------------------------------------------------------------------------------------------------
 
 # port_open PORT: does anyone accept connections there?

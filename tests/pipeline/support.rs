@@ -73,9 +73,14 @@ impl Shop {
 
     /// Every message of the topic in the order of its partition, until so many different events were seen.
     pub(crate) async fn read_back(&self, events: usize) -> Vec<Told> {
-        let (topic, bootstrap) = (self.topic.clone(), kafka_bootstrap().await);
-        tokio::task::spawn_blocking(move || read_topic(&bootstrap, &topic, events)).await.expect("reader")
+        read_back(&self.topic, events).await
     }
+}
+
+/// Every message of a topic in the order of its partition, until so many different events were seen.
+pub(crate) async fn read_back(topic: &str, events: usize) -> Vec<Told> {
+    let (topic, bootstrap) = (topic.to_owned(), kafka_bootstrap().await);
+    tokio::task::spawn_blocking(move || read_topic(&bootstrap, &topic, events)).await.expect("reader")
 }
 
 pub(crate) async fn log_on(pool: PgPool, profile: Profile) -> PostgresLog {

@@ -98,6 +98,9 @@ pub enum InvalidReason {
         /// The refused name.
         name: String,
     },
+    /// An unordered event has an ordering key.
+    #[error("is set on an event that is declared unordered; leave one of the two out")]
+    Unordered,
     /// The destination cannot carry this value.
     #[error("{detail}")]
     Unroutable {

@@ -106,6 +106,24 @@ impl LaneSet {
         self.0 == 0
     }
 
+    /// The members of either.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The members of both.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The members that are not of the other.
+    #[must_use]
+    pub fn difference(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// The members in ascending order.
     pub fn iter(self) -> impl Iterator<Item = Lane> {
         (0..LaneCount::MAX).filter(move |n| self.0 & (1 << n) != 0).map(Lane)

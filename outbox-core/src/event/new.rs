@@ -4,7 +4,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    AggregateId, AggregateType, ContentType, Event, EventType, Field, Headers, InvalidEvent, InvalidReason, OrderingKey,
+    AggregateId, AggregateType, ContentType, Event, EventType, Field, Headers, InvalidEvent, InvalidReason,
+    OrderingKey, TraceParent,
 };
 
 /// An event that is ready to be appended.
@@ -75,6 +76,7 @@ impl NewEvent {
             aggregate_type: AggregateType::parse(aggregate_type)?,
             aggregate_id: AggregateId::parse(aggregate_id.to_string())?,
             ordering_key: None,
+            unordered: false,
             event_type: EventType::parse(event_type)?,
             content_type: ContentType::json(),
             payload: None,
@@ -87,10 +89,27 @@ impl NewEvent {
     /// holds back. All events that must keep an order among themselves need the same key.
     ///
     /// # Errors
-    /// [`InvalidEvent`] with [`Field::OrderingKey`] when the key is empty, too long or not printable.
+    /// [`InvalidEvent`] with [`Field::OrderingKey`] when the key is empty, too long or not printable, or the event is
+    /// [unordered](NewEvent::unordered).
     pub fn with_ordering_key(mut self, key: impl AsRef<str>) -> Result<Self, InvalidEvent> {
         self.0.ordering_key = Some(OrderingKey::parse(key)?);
+        ordered_or_not(&self.0)?;
         Ok(self)
+    }
+
+    /// Nothing orders this event: no writer waits for another one because of it, not even for one of the same
+    /// aggregate, and no failure of another event holds it back. For facts that only add up, such as page views.
+    ///
+    /// Consumers may see such events of one aggregate in any order among themselves and among its ordered events. They
+    /// carry no sequence, so consumers tell a duplicate by the event's id only, which they have to remember. The message
+    /// key is the aggregate's id as usual; the lane is that of the event's id.
+    ///
+    /// An unordered event cannot have an ordering key: `append` refuses it with [`Field::OrderingKey`] and
+    /// [`InvalidReason::Unordered`].
+    #[must_use]
+    pub fn unordered(mut self) -> Self {
+        self.0.unordered = true;
+        self
     }
 
     /// Adds a header.
@@ -100,6 +119,16 @@ impl NewEvent {
     pub fn with_header(mut self, name: &str, value: impl Into<Bytes>) -> Result<Self, InvalidEvent> {
         self.0.headers.insert(name, value)?;
         Ok(self)
+    }
+
+    /// Adds the header `traceparent`, by which consumers join the writer's trace, unless the event has one already or
+    /// its headers have no room left.
+    #[must_use]
+    pub fn with_trace_parent(mut self, parent: &TraceParent) -> Self {
+        if self.0.headers.first(TraceParent::HEADER).is_none() {
+            let _no_room = self.0.headers.insert(TraceParent::HEADER, parent.to_string());
+        }
+        self
     }
 
     /// Uses this id instead of a fresh UUIDv7. It must be unique: consumers tell duplicates by it.
@@ -127,6 +156,15 @@ impl NewEvent {
     pub fn into_event(self) -> Event {
         self.0
     }
+}
+
+/// # Errors
+/// [`InvalidEvent`] when an unordered event has an ordering key.
+pub(crate) fn ordered_or_not(event: &Event) -> Result<(), InvalidEvent> {
+    if event.unordered && event.ordering_key.is_some() {
+        return Err(InvalidEvent::new(Field::OrderingKey, InvalidReason::Unordered));
+    }
+    Ok(())
 }
 
 /// What every database we write to can keep.

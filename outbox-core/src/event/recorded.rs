@@ -17,6 +17,8 @@ pub struct Event {
     pub aggregate_id: AggregateId,
     /// Orders the event among others instead of its aggregate, when set.
     pub ordering_key: Option<OrderingKey>,
+    /// Nothing orders the event: see [`NewEvent::unordered`](super::NewEvent::unordered). Has no ordering key then.
+    pub unordered: bool,
     /// What happened.
     pub event_type: EventType,
     /// How to read the payload.
@@ -36,10 +38,14 @@ impl Event {
         self.ordering_key.as_ref().map_or(self.aggregate_id.as_str(), OrderingKey::as_str)
     }
 
-    /// What decides the lane and the lock that serialises writers: the ordering key, or else `type/id` of the
-    /// aggregate. Two keys that happen to share this text only share a lane and a lock.
+    /// What decides the lane, the lock that serialises writers and what a failure holds back: the ordering key, or else
+    /// `type/id` of the aggregate; of an unordered event its own id, hyphenated and in lower case. Two keys that happen
+    /// to share this text only share a lane and a lock.
     #[must_use]
     pub fn lane_key(&self) -> Cow<'_, str> {
+        if self.unordered {
+            return Cow::Owned(self.id.to_string());
+        }
         match &self.ordering_key {
             Some(key) => Cow::Borrowed(key.as_str()),
             None => Cow::Owned(format!("{}/{}", self.aggregate_type, self.aggregate_id)),
@@ -61,15 +67,37 @@ pub struct RecordedEvent {
 /// An event as a consumer receives it, from a broker or straight from the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedEvent {
-    /// Which log, and where in it. `None` when the message does not say, as from a writer that is not this library;
-    /// such events can be told apart only by [`Event::id`].
+    /// Which log, and where in it. `None` when the message does not say, as from a writer that is not this library, and
+    /// for an event that is [unordered](Event::unordered); such events can be told apart only by [`Event::id`].
     pub origin: Option<Origin>,
     /// The facts.
     pub event: Event,
 }
 
 impl From<RecordedEvent> for ReceivedEvent {
+    /// What a consumer straight from the log receives: the same as one behind a broker.
     fn from(recorded: RecordedEvent) -> Self {
-        Self { origin: Some(recorded.origin), event: recorded.event }
+        let origin = (!recorded.event.unordered).then_some(recorded.origin);
+        Self { origin, event: recorded.event }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::event::{LaneCount, LogId, NewEvent, Sequence};
+
+    #[test]
+    fn an_unordered_event_has_its_own_lane_key_and_no_origin() {
+        let id = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0ABC);
+        let event =
+            NewEvent::tombstone("Tutor", 42, "TutorViewed").expect("event").with_id(id).unordered().into_event();
+        assert_eq!(event.lane_key(), "01900000-0000-7000-8000-000000000abc");
+        assert_eq!(event.message_key(), "42", "a broker still keeps it beside its aggregate's other events");
+        let origin = Origin { log: LogId(Uuid::nil()), sequence: Sequence::new(0, 1).expect("sequence") };
+        let recorded = RecordedEvent { origin, lane: LaneCount::default().lane_of(&event.lane_key()), event };
+        assert_eq!(ReceivedEvent::from(recorded).origin, None);
     }
 }

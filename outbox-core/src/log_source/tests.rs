@@ -10,8 +10,11 @@ use bytes::Bytes;
 
 use super::*;
 use crate::{
-    event::NewEvent,
-    log::{Page, Progress},
+    event::{Lane, NewEvent},
+    log::{
+        Assignment, ConsumerName, LogAdmin, Park, Parked, ParkedEvent, Progress, Redriven, Renewal, Republished,
+        StartAt,
+    },
     memory::MemoryLog,
     outbox::Outbox,
     testing::{FaultyLog, LogOperation, source::SourceHarness},
@@ -158,7 +161,7 @@ async fn renewals_that_fail_are_tried_again_within_the_lease() {
     let log = FaultyLog::new(MemoryLog::default());
     let mut owner = source(Arc::new(log.clone()));
     started(&mut owner).await;
-    let mut other = source(Arc::new(log.clone()));
+    let mut other = source(Arc::new(log.inner().clone()));
     for _ in 0..5 {
         log.fail_next(LogOperation::Renew, 3, LogErrorKind::Unavailable);
         let taken = tokio::time::timeout(LEASE, other.next()).await;
@@ -184,6 +187,71 @@ async fn a_commit_in_this_process_is_found_without_a_poll() {
     let (found, ()) = tokio::join!(batch(&mut source), append(&log, &news));
     assert_eq!(found.records.len(), 1);
     assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_consumer_delivers_nothing_until_it_goes_on() {
+    let log = MemoryLog::default();
+    append(&log, &[event()]).await;
+    let mut owner = source(Arc::new(log.clone()));
+    let partition = started(&mut owner).await;
+    log.set_paused(&consumer(), true).await.expect("pause");
+    // It is told with its next renewal; a batch may still come before.
+    let first = batch(&mut owner).await;
+    assert!(tokio::time::timeout(LEASE, owner.next()).await.is_err(), "nothing new");
+    append(&log, &[event()]).await;
+    assert!(tokio::time::timeout(LEASE * 10, owner.next()).await.is_err(), "it is paused");
+    owner.commit(&partition, &first.position).await.expect("what was delivered may be committed");
+    owner.close().await.expect("close");
+
+    let mut second = source(Arc::new(log.clone()));
+    started(&mut second).await;
+    assert!(tokio::time::timeout(LEASE * 10, second.next()).await.is_err(), "paused from the beginning");
+    log.set_paused(&consumer(), false).await.expect("go on");
+    let before = Instant::now();
+    assert_eq!(batch(&mut second).await.records.len(), 1);
+    assert!(before.elapsed() <= LEASE / 2, "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn lanes_at_different_places_are_refused_and_given_back() {
+    let log = MemoryLog::default();
+    append(&log, &[event()]).await;
+    log.register(&consumer(), StartAt::Beginning).await.expect("register");
+    let relay = log.join(&consumer(), MemberId::random(), Claim::Share, LEASE).await.expect("join");
+    let end = log.read(&relay.tracks, 100).await.expect("read").remove(0).next;
+    let (ahead, behind): (Vec<Lane>, Vec<Lane>) = relay.lanes().iter().partition(|lane| lane.get() < 8);
+    let tracks = [(end, ahead), (relay.tracks[0].cursor.clone(), behind)];
+    let tracks = tracks.map(|(cursor, lanes)| Track { cursor, lanes: lanes.into_iter().collect() });
+    log.checkpoint(&relay.fence, &tracks).await.expect("checkpoint");
+    log.leave(&relay.fence).await.expect("leave");
+
+    let mut source = source(Arc::new(log.clone()));
+    for _ in 0..2 {
+        let refused = source.next().await.expect_err("two places");
+        assert_eq!(refused.kind(), SourceErrorKind::Configuration);
+        assert!(refused.to_string().contains("2 places"), "{refused}");
+        let members = log.consumers().await.expect("consumers").remove(0).members;
+        assert_eq!(members, [], "the lanes are free for whom they are for");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_asks_often_and_joins_again_when_an_answer_is_lost() {
+    let log = FaultyLog::new(MemoryLog::default());
+    let mut owner = source(Arc::new(log.inner().clone()));
+    started(&mut owner).await;
+    let mut waiting = source(Arc::new(log.clone()));
+    assert!(tokio::time::timeout(LEASE * 2, waiting.next()).await.is_err(), "somebody owns the lanes");
+    owner.close().await.expect("close");
+    // The renewal that is given the lanes, whose answer does not come.
+    log.fail_after(LogOperation::Renew, 1, LogErrorKind::Unavailable);
+    let before = Instant::now();
+    assigned(&mut waiting).await;
+    assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
+    assert_eq!(log.failures_left(), 0);
+    let members = log.inner().consumers().await.expect("consumers").remove(0).members;
+    assert_eq!(members.len(), 1, "it is one member");
 }
 
 /// Counts calls, and shows no events while it hides them: cursors move all the same, as when other clients of a database
@@ -235,34 +303,59 @@ impl EventLog for Quiet {
         &self,
         consumer: &ConsumerName,
         member: MemberId,
+        claim: Claim,
         lease: Duration,
-    ) -> Result<Option<Assignment>, LogError> {
+    ) -> Result<Assignment, LogError> {
         self.call("join");
-        self.inner.join(consumer, member, lease).await
+        self.inner.join(consumer, member, claim, lease).await
     }
 
-    async fn renew(&self, fence: &crate::log::Fence, lease: Duration) -> Result<(), LogError> {
+    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<Renewal, LogError> {
         self.call("renew");
         self.inner.renew(fence, lease).await
     }
 
-    async fn leave(&self, fence: &crate::log::Fence) -> Result<(), LogError> {
+    async fn release(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
+        self.inner.release(fence, tracks).await
+    }
+
+    async fn leave(&self, fence: &Fence) -> Result<(), LogError> {
         self.inner.leave(fence).await
     }
 
-    async fn read(&self, cursor: &Cursor, lanes: LaneSet, limit: usize) -> Result<Page, LogError> {
+    async fn read(&self, tracks: &[Track], limit: usize) -> Result<Vec<Page>, LogError> {
         self.call("read");
-        let page = self.inner.read(cursor, lanes, limit).await?;
+        let mut pages = self.inner.read(tracks, limit).await?;
         if self.commits_after_read.swap(false, Ordering::Relaxed) {
             append(&self.inner, &[event()]).await;
         }
-        let events = if self.hides.load(Ordering::Relaxed) { Vec::new() } else { page.events };
-        Ok(Page { events, ..page })
+        if self.hides.load(Ordering::Relaxed) {
+            for page in &mut pages {
+                page.events.clear();
+            }
+        }
+        Ok(pages)
     }
 
-    async fn checkpoint(&self, fence: &crate::log::Fence, cursor: &Cursor) -> Result<(), LogError> {
+    async fn checkpoint(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
         self.call("checkpoint");
-        self.inner.checkpoint(fence, cursor).await
+        self.inner.checkpoint(fence, tracks).await
+    }
+
+    async fn park(&self, fence: &Fence, events: &[Park]) -> Result<Vec<Parked>, LogError> {
+        self.inner.park(fence, events).await
+    }
+
+    async fn blocked_keys(&self, fence: &Fence) -> Result<Vec<String>, LogError> {
+        self.inner.blocked_keys(fence).await
+    }
+
+    async fn due_parked(&self, fence: &Fence, limit: usize) -> Result<Vec<ParkedEvent>, LogError> {
+        self.inner.due_parked(fence, limit).await
+    }
+
+    async fn redriven(&self, fence: &Fence, events: &[Republished]) -> Result<Vec<Redriven>, LogError> {
+        self.inner.redriven(fence, events).await
     }
 
     async fn progress(&self, consumer: &ConsumerName) -> Result<Progress, LogError> {

@@ -1,21 +1,24 @@
 //! A log in memory.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::lock;
+use super::{
+    clock::Clock,
+    consumers::{Consumer, fenced},
+    lock,
+};
 use crate::{
     event::{Event, LaneCount, LaneSet, LogId, NewEvent, Origin, RecordedEvent, Sequence},
     log::{
-        Assignment, ConsumerName, Cursor, EventLog, Fence, LogCapabilities, LogError, LogErrorKind, LogIdentity,
-        MemberId, Page, Progress, StartAt,
+        Assignment, Claim, ConsumerName, Cursor, EventLog, Fence, LogCapabilities, LogError, LogErrorKind, LogIdentity,
+        MemberId, Page, Park, Parked, ParkedEvent, Progress, Redriven, Renewal, Republished, StartAt, Track, lanes_of,
     },
     outbox::{AppendError, AppendErrorKind, Outbox, Receipt},
     profile::Profile,
@@ -25,41 +28,32 @@ use crate::{
 /// A log that lives as long as its last handle. Cloning is cheap and yields another handle on the same log.
 ///
 /// Positions are assigned at commit, so commit order is position order and writers never wait for each other. Leases
-/// run on tokio's clock and follow it when a test pauses it. Nothing is ever removed.
+/// and retries run on tokio's clock and follow it when a test pauses it.
 #[derive(Debug, Clone)]
 pub struct MemoryLog {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    identity: LogIdentity,
+pub(super) struct Shared {
+    pub(super) identity: LogIdentity,
     profile: Profile,
     wake: Wake,
+    pub(super) clock: Clock,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// The event at index `i` has position `i + 1`.
-    events: Vec<RecordedEvent>,
-    consumers: HashMap<ConsumerName, Consumer>,
-}
-
-#[derive(Debug, Default)]
-struct Consumer {
-    /// Every event up to this position is done.
-    checkpoint: usize,
-    /// Of the last assignment; 0 before the first.
-    epoch: u64,
-    owner: Option<Owner>,
-}
-
 #[derive(Debug)]
-struct Owner {
-    member: MemberId,
-    /// `None`: later than the clock can say.
-    expires: Option<Instant>,
+pub(super) struct State {
+    /// The event at index `i` has position `removed + i + 1`.
+    pub(super) events: VecDeque<RecordedEvent>,
+    /// How many events retention has removed.
+    pub(super) removed: usize,
+    /// Of the events to come.
+    pub(super) generation: u16,
+    pub(super) consumers: BTreeMap<ConsumerName, Consumer>,
+    /// Of the last joining of any consumer.
+    epoch: u64,
 }
 
 impl Default for MemoryLog {
@@ -74,7 +68,10 @@ impl MemoryLog {
     #[must_use]
     pub fn new(lanes: LaneCount, profile: Profile) -> Self {
         let identity = LogIdentity { id: LogId(Uuid::now_v7()), lanes, generation: 0 };
-        Self { shared: Arc::new(Shared { identity, profile, wake: Wake::default(), state: Mutex::default() }) }
+        let (events, consumers) = (VecDeque::new(), BTreeMap::new());
+        let state = Mutex::new(State { events, removed: 0, generation: 0, consumers, epoch: 0 });
+        let (wake, clock) = (Wake::default(), Clock::start());
+        Self { shared: Arc::new(Shared { identity, profile, wake, clock, state }) }
     }
 
     /// Begins a transaction. Dropping it rolls it back.
@@ -83,7 +80,7 @@ impl MemoryLog {
         MemoryTx { log: self.shared.clone(), events: Vec::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.shared.state)
     }
 
@@ -93,7 +90,7 @@ impl MemoryLog {
             let (position, log) = cursor.as_text().split_once('@')?;
             let position: usize = position.parse().ok()?;
             let mine = Uuid::parse_str(log).ok()? == self.shared.identity.id.0;
-            (mine && position <= state.events.len()).then_some(position)
+            (mine && position <= state.head()).then_some(position)
         };
         parse().ok_or_else(|| {
             let message = format!("cursor {:?} is not of log {}", cursor.as_text(), self.shared.identity.id);
@@ -124,11 +121,11 @@ impl MemoryTx {
         let Shared { identity, state, .. } = &*self.log;
         let mut state = lock(state);
         for event in self.events {
-            let position = state.events.len() as u64 + 1;
+            let position = state.head() as u64 + 1;
             // A log of 2^47 events does not fit into memory.
-            let Some(sequence) = Sequence::new(identity.generation, position) else { return };
+            let Some(sequence) = Sequence::new(state.generation, position) else { return };
             let lane = identity.lanes.lane_of(&event.lane_key());
-            state.events.push(RecordedEvent { origin: Origin { log: identity.id, sequence }, lane, event });
+            state.events.push_back(RecordedEvent { origin: Origin { log: identity.id, sequence }, lane, event });
         }
     }
 }
@@ -157,16 +154,21 @@ impl EventLog for MemoryLog {
     }
 
     async fn identity(&self) -> Result<LogIdentity, LogError> {
-        Ok(self.shared.identity)
+        Ok(LogIdentity { generation: self.state().generation, ..self.shared.identity })
     }
 
     async fn register(&self, consumer: &ConsumerName, start: StartAt) -> Result<(), LogError> {
         let mut state = self.state();
-        let checkpoint = match start {
+        let place = match start {
             StartAt::Beginning => 0,
-            StartAt::End => state.events.len(),
+            StartAt::End => state.head(),
+            StartAt::Time(time) => {
+                let before = state.events.iter().take_while(|recorded| recorded.event.created_at < time);
+                state.removed + before.count()
+            }
         };
-        state.consumers.entry(consumer.clone()).or_insert_with(|| Consumer { checkpoint, ..Consumer::default() });
+        let (clock, lanes) = (self.shared.clock, self.shared.identity.lanes);
+        state.consumers.entry(consumer.clone()).or_insert_with(|| Consumer::new(clock, place, lanes));
         Ok(())
     }
 
@@ -174,63 +176,102 @@ impl EventLog for MemoryLog {
         &self,
         consumer: &ConsumerName,
         member: MemberId,
+        claim: Claim,
         lease: Duration,
-    ) -> Result<Option<Assignment>, LogError> {
-        let now = Instant::now();
+    ) -> Result<Assignment, LogError> {
         let mut state = self.state();
-        let known = state.consumers.get_mut(consumer).ok_or_else(|| unknown(consumer))?;
-        let taken = known.owner.as_ref().is_some_and(|owner| owner.member != member && owner.is_live(now));
-        if taken {
-            return Ok(None);
-        }
-        known.epoch += 1;
-        known.owner = Some(Owner { member, expires: now.checked_add(lease) });
-        Ok(Some(Assignment {
-            fence: Fence { consumer: consumer.clone(), member, epoch: known.epoch },
-            lanes: LaneSet::all(self.shared.identity.lanes),
-            cursor: self.cursor_at(known.checkpoint),
-        }))
+        let epoch = state.epoch + 1;
+        let known = state.known(consumer)?;
+        let lanes = known.join(member, epoch, claim, lease);
+        let fence = Fence { consumer: consumer.clone(), member, epoch };
+        let assignment = Assignment { fence, tracks: self.tracks(&known.tracks(lanes)), paused: known.paused };
+        state.epoch = epoch;
+        Ok(assignment)
     }
 
-    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<(), LogError> {
-        let expires = Instant::now().checked_add(lease);
-        self.state().owned(fence)?.owner = Some(Owner { member: fence.member, expires });
+    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<Renewal, LogError> {
+        let mut state = self.state();
+        let known = state.of(fence)?;
+        let plan = known.renew(fence, lease)?;
+        let lanes = known.member(fence)?.lanes;
+        Ok(Renewal {
+            gained: self.tracks(&known.tracks(plan.take)),
+            surplus: plan.surplus,
+            paused: known.paused,
+            redrive: !known.due(lanes, 1).is_empty(),
+        })
+    }
+
+    async fn release(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
+        let mut state = self.state();
+        let places = self.places(tracks, &state)?;
+        let known = state.of(fence)?;
+        let member = known.member(fence)?;
+        let given = lanes_of(tracks);
+        if !given.difference(member.lanes).is_empty() {
+            return Err(fenced(fence));
+        }
+        member.lanes = member.lanes.difference(given);
+        known.move_to(&places);
         Ok(())
     }
 
     async fn leave(&self, fence: &Fence) -> Result<(), LogError> {
-        self.state().owned(fence)?.owner = None;
-        Ok(())
-    }
-
-    async fn read(&self, cursor: &Cursor, lanes: LaneSet, limit: usize) -> Result<Page, LogError> {
-        let state = self.state();
-        let mut position = self.position_of(cursor, &state)?;
-        let mut events = Vec::new();
-        for recorded in &state.events[position..] {
-            if events.len() == limit {
-                break;
-            }
-            if lanes.contains(recorded.lane) {
-                events.push(recorded.clone());
-            }
-            position += 1;
-        }
-        Ok(Page { events, next: self.cursor_at(position), caught_up: position == state.events.len() })
-    }
-
-    async fn checkpoint(&self, fence: &Fence, cursor: &Cursor) -> Result<(), LogError> {
         let mut state = self.state();
-        let position = self.position_of(cursor, &state)?;
-        state.owned(fence)?.checkpoint = position;
+        let known = state.of(fence)?;
+        known.member(fence)?;
+        known.expel(fence.member);
         Ok(())
+    }
+
+    async fn read(&self, tracks: &[Track], limit: usize) -> Result<Vec<Page>, LogError> {
+        let state = self.state();
+        tracks.iter().map(|track| self.page(&state, track, limit)).collect()
+    }
+
+    async fn checkpoint(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
+        let mut state = self.state();
+        let places = self.places(tracks, &state)?;
+        let known = state.of(fence)?;
+        if known.member(fence)?.lanes != lanes_of(tracks) {
+            return Err(fenced(fence));
+        }
+        known.move_to(&places);
+        Ok(())
+    }
+
+    async fn park(&self, fence: &Fence, events: &[Park]) -> Result<Vec<Parked>, LogError> {
+        let mut state = self.state();
+        let State { events: recorded, removed, consumers, .. } = &mut *state;
+        let known = consumers.get_mut(&fence.consumer).ok_or_else(|| fenced(fence))?;
+        known.park(fence, events, |sequence| event_at(recorded, *removed, sequence))
+    }
+
+    async fn blocked_keys(&self, fence: &Fence) -> Result<Vec<String>, LogError> {
+        let mut state = self.state();
+        let known = state.of(fence)?;
+        let lanes = known.member(fence)?.lanes;
+        Ok(known.blocked_keys(lanes).into_iter().collect())
+    }
+
+    async fn due_parked(&self, fence: &Fence, limit: usize) -> Result<Vec<ParkedEvent>, LogError> {
+        let mut state = self.state();
+        let known = state.of(fence)?;
+        let lanes = known.member(fence)?.lanes;
+        Ok(known.due(lanes, limit))
+    }
+
+    async fn redriven(&self, fence: &Fence, events: &[Republished]) -> Result<Vec<Redriven>, LogError> {
+        self.state().of(fence)?.redriven(fence, events)
     }
 
     async fn progress(&self, consumer: &ConsumerName) -> Result<Progress, LogError> {
-        let state = self.state();
-        let checkpoint = state.consumers.get(consumer).ok_or_else(|| unknown(consumer))?.checkpoint;
-        let (position, head) = (checkpoint as u64, state.events.len() as u64);
-        Ok(Progress { cursor: self.cursor_at(checkpoint), position, head })
+        let mut state = self.state();
+        let head = state.head() as u64;
+        let known = state.known(consumer)?;
+        let tracks = known.tracks(LaneSet::all(self.shared.identity.lanes));
+        let position = tracks.iter().map(|(place, _)| *place as u64).min().unwrap_or_default();
+        Ok(Progress { tracks: self.tracks(&tracks), position, head })
     }
 
     fn wake(&self) -> &Wake {
@@ -238,27 +279,56 @@ impl EventLog for MemoryLog {
     }
 }
 
+impl MemoryLog {
+    fn page(&self, state: &State, track: &Track, limit: usize) -> Result<Page, LogError> {
+        let mut position = self.position_of(&track.cursor, state)?.max(state.removed);
+        let mut events = Vec::new();
+        for recorded in state.events.range(position - state.removed..) {
+            if events.len() == limit {
+                break;
+            }
+            if track.lanes.contains(recorded.lane) {
+                events.push(recorded.clone());
+            }
+            position += 1;
+        }
+        Ok(Page { events, next: self.cursor_at(position), caught_up: position == state.head() })
+    }
+
+    fn places(&self, tracks: &[Track], state: &State) -> Result<Vec<(usize, LaneSet)>, LogError> {
+        tracks.iter().map(|track| Ok((self.position_of(&track.cursor, state)?, track.lanes))).collect()
+    }
+
+    fn tracks(&self, places: &[(usize, LaneSet)]) -> Vec<Track> {
+        places.iter().map(|(place, lanes)| Track { cursor: self.cursor_at(*place), lanes: *lanes }).collect()
+    }
+}
+
 impl State {
-    /// The consumer, if this fence is the one of its owner.
-    fn owned(&mut self, fence: &Fence) -> Result<&mut Consumer, LogError> {
-        let known = self.consumers.get_mut(&fence.consumer);
-        known
-            .filter(|c| c.epoch == fence.epoch && c.owner.as_ref().is_some_and(|owner| owner.member == fence.member))
-            .ok_or_else(|| {
-                let message = format!("member {} of {} lost its lanes; join again", fence.member.0, fence.consumer);
-                LogError::new(LogErrorKind::Fenced, message)
-            })
+    pub(super) fn head(&self) -> usize {
+        self.removed + self.events.len()
+    }
+
+    pub(super) fn event(&self, sequence: Sequence) -> Option<&RecordedEvent> {
+        event_at(&self.events, self.removed, sequence)
+    }
+
+    pub(super) fn known(&mut self, consumer: &ConsumerName) -> Result<&mut Consumer, LogError> {
+        self.consumers.get_mut(consumer).ok_or_else(|| {
+            let message = format!("consumer {consumer} was never registered; register it first");
+            LogError::new(LogErrorKind::UnknownConsumer, message)
+        })
+    }
+
+    /// The consumer of a fence; one that was dropped has no members.
+    fn of(&mut self, fence: &Fence) -> Result<&mut Consumer, LogError> {
+        self.consumers.get_mut(&fence.consumer).ok_or_else(|| fenced(fence))
     }
 }
 
-impl Owner {
-    fn is_live(&self, now: Instant) -> bool {
-        self.expires.is_none_or(|expires| now < expires)
-    }
-}
-
-fn unknown(consumer: &ConsumerName) -> LogError {
-    LogError::new(LogErrorKind::UnknownConsumer, format!("consumer {consumer} was never registered; register it first"))
+fn event_at(events: &VecDeque<RecordedEvent>, removed: usize, sequence: Sequence) -> Option<&RecordedEvent> {
+    let index = usize::try_from(sequence.position()).ok()?.checked_sub(removed + 1)?;
+    events.get(index).filter(|recorded| recorded.origin.sequence == sequence)
 }
 
 #[cfg(all(test, feature = "testing"))]
@@ -336,11 +406,12 @@ mod tests {
         let consumer = ConsumerName::parse("suite").expect("name");
         log.register(&consumer, StartAt::Beginning).await.expect("register");
         let (almost, lease) = (Duration::from_millis(9_999), Duration::from_secs(10));
-        log.join(&consumer, MemberId::random(), lease).await.expect("join").expect("lanes");
+        log.join(&consumer, MemberId::random(), Claim::All, lease).await.expect("join");
+        let second = log.join(&consumer, MemberId::random(), Claim::All, lease).await.expect("join");
         tokio::time::advance(almost).await;
-        assert_eq!(log.join(&consumer, MemberId::random(), lease).await.expect("join"), None);
+        assert_eq!(log.renew(&second.fence, lease).await.expect("renew").gained, []);
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(log.join(&consumer, MemberId::random(), lease).await.expect("join").is_some());
+        assert_eq!(lanes_of(&log.renew(&second.fence, lease).await.expect("renew").gained).len(), 64);
     }
 
     #[tokio::test]

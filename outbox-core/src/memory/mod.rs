@@ -14,8 +14,11 @@
 //! # Ok(()) }
 //! ```
 
+mod admin;
 mod broken_keys;
 mod broker;
+mod clock;
+mod consumers;
 mod log;
 mod null;
 mod projection;

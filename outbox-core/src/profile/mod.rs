@@ -16,7 +16,7 @@ pub use router::{PerAggregateType, Router, TopicTable};
 pub use seed_envelope::{SeedEnvelope, header};
 
 use crate::{
-    event::{Event, Field, InvalidEvent, InvalidReason, NewEvent, RecordedEvent},
+    event::{Event, Field, InvalidEvent, InvalidReason, NewEvent, RecordedEvent, ordered_or_not},
     publisher::Message,
 };
 
@@ -72,10 +72,11 @@ impl Profile {
     /// send anything.
     ///
     /// # Errors
-    /// [`InvalidEvent`] naming the field at fault: the payload is over its limit, the router has no topic, the
-    /// encoder cannot carry a field, or the whole message would be too long.
+    /// [`InvalidEvent`] naming the field at fault: an unordered event has an ordering key, the payload is over its
+    /// limit, the router has no topic, the encoder cannot carry a field, or the whole message would be too long.
     pub fn check(&self, event: &NewEvent) -> Result<(), InvalidEvent> {
         let event = event.event();
+        ordered_or_not(event)?;
         let refuse_over = |field, bytes, limit| {
             if bytes > limit { Err(InvalidEvent::new(field, InvalidReason::TooLong { bytes, limit })) } else { Ok(()) }
         };
@@ -123,5 +124,15 @@ mod tests {
         let event = NewEvent::json("Tutor", 1, "TutorCreated", &nearly).expect("event");
         let refused = Profile::default().check(&event).expect_err("the envelope does not fit");
         assert_eq!(refused.field(), Field::Message);
+    }
+
+    #[test]
+    fn an_unordered_event_with_an_ordering_key_is_refused() {
+        let event = || NewEvent::tombstone("Tutor", 1, "TutorViewed").expect("event");
+        let keyed_first = event().with_ordering_key("room/1").expect("key").unordered();
+        let refused = Profile::default().check(&keyed_first).expect_err("both");
+        assert_eq!((refused.field(), refused.reason()), (Field::OrderingKey, &InvalidReason::Unordered));
+        assert_eq!(event().unordered().with_ordering_key("room/1").expect_err("both"), refused);
+        Profile::default().check(&event().unordered()).expect("unordered alone");
     }
 }

@@ -14,7 +14,7 @@ use crate::event::{
 
 /// The names of the headers that encoders write.
 pub mod header {
-    /// The log's id, a UUID as text.
+    /// The log's id, a UUID as text. Absent from an unordered event.
     pub const LOG: &str = "outbox-log";
     /// The event's id, a UUID as text.
     pub const ID: &str = "outbox-id";
@@ -24,10 +24,12 @@ pub mod header {
     pub const AGGREGATE_TYPE: &str = "outbox-aggregate-type";
     /// The aggregate's id.
     pub const AGGREGATE_ID: &str = "outbox-aggregate-id";
-    /// The event's place in its log, decimal.
+    /// The event's place in its log, decimal. Absent from an unordered event.
     pub const SEQUENCE: &str = "outbox-sequence";
     /// The ordering key, when there is one.
     pub const ORDERING_KEY: &str = "outbox-ordering-key";
+    /// `true` on an unordered event, absent from others.
+    pub const UNORDERED: &str = "outbox-unordered";
     /// The media type of the body.
     pub const CONTENT_TYPE: &str = "content-type";
 }
@@ -37,7 +39,8 @@ pub mod header {
 ///
 /// The payload stands in it as JSON, so its content type must be JSON; a tombstone is `null`. `created_at` is ISO 8601
 /// with microseconds and `+00:00`. The same facts, with log and sequence, are headers too (see [`header`]), for
-/// consumers that tell duplicates by them; consumers that read only the body need none of them.
+/// consumers that tell duplicates by them; consumers that read only the body need none of them. An unordered event
+/// carries neither log nor sequence: its duplicates are told by its id.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SeedEnvelope;
 
@@ -99,37 +102,45 @@ impl Encoder for SeedEnvelope {
 
 fn headers(recorded: &RecordedEvent) -> Vec<(Arc<str>, Bytes)> {
     use std::sync::LazyLock;
-    static NAMES: LazyLock<[Arc<str>; 8]> = LazyLock::new(|| {
+    static NAMES: LazyLock<[Arc<str>; 9]> = LazyLock::new(|| {
         [
-            header::LOG,
             header::ID,
             header::TYPE,
             header::AGGREGATE_TYPE,
             header::AGGREGATE_ID,
-            header::SEQUENCE,
             header::CONTENT_TYPE,
+            header::LOG,
+            header::SEQUENCE,
+            header::UNORDERED,
             header::ORDERING_KEY,
         ]
         .map(Arc::from)
     });
+    let [id, event_type, aggregate_type, aggregate_id, content_type, log, sequence, unordered, ordering_key] = &*NAMES;
     let event = &recorded.event;
     let text = |s: &str| Bytes::copy_from_slice(s.as_bytes());
-    let values = [
-        recorded.origin.log.to_string().into(),
-        event.id.to_string().into(),
-        text(event.event_type.as_str()),
-        text(event.aggregate_type.as_str()),
-        text(event.aggregate_id.as_str()),
-        recorded.origin.sequence.to_string().into(),
-        Bytes::from_static(b"application/json"),
-    ];
-    let mut headers: Vec<(Arc<str>, Bytes)> = NAMES.iter().cloned().zip(values).collect();
+    let mut headers = Vec::with_capacity(NAMES.len() + event.headers.iter().len());
+    let mut push = |name: &Arc<str>, value: Bytes| headers.push((name.clone(), value));
+    push(id, event.id.to_string().into());
+    push(event_type, text(event.event_type.as_str()));
+    push(aggregate_type, text(event.aggregate_type.as_str()));
+    push(aggregate_id, text(event.aggregate_id.as_str()));
+    push(content_type, Bytes::from_static(b"application/json"));
+    if event.unordered {
+        // A sequence would make consumers drop an event that a newer one of its aggregate overtook.
+        push(unordered, Bytes::from_static(TRUE.as_bytes()));
+    } else {
+        push(log, recorded.origin.log.to_string().into());
+        push(sequence, recorded.origin.sequence.to_string().into());
+    }
     if let Some(key) = &event.ordering_key {
-        headers.push((NAMES[7].clone(), text(key.as_str())));
+        push(ordering_key, text(key.as_str()));
     }
     headers.extend(event.headers.iter().map(|(name, value)| (name.into(), value.clone())));
     headers
 }
+
+const TRUE: &str = "true";
 
 impl Decoder for SeedEnvelope {
     fn decode(
@@ -158,6 +169,7 @@ impl Decoder for SeedEnvelope {
             aggregate_type: AggregateType::parse(read.aggregate_type).map_err(field)?,
             aggregate_id: AggregateId::parse(read.aggregate_id).map_err(field)?,
             ordering_key,
+            unordered: find(headers, header::UNORDERED) == Some(TRUE),
             event_type: EventType::parse(read.event_type).map_err(field)?,
             content_type: ContentType::json(),
             payload: read.payload.map(|raw| body.slice_ref(raw.get().as_bytes())),
@@ -188,7 +200,7 @@ fn find<'h>(headers: &'h [(Arc<str>, Bytes)], name: &str) -> Option<&'h str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{LaneCount, NewEvent};
+    use crate::event::{LaneCount, NewEvent, TraceParent};
 
     fn recorded(event: NewEvent) -> RecordedEvent {
         let event = event.into_event();
@@ -223,6 +235,27 @@ mod tests {
         let encoded = SeedEnvelope.encode(&recorded).expect("encoded");
         let received = SeedEnvelope.decode(None, encoded.payload.as_ref(), &encoded.headers).expect("decoded");
         assert_eq!(received, ReceivedEvent::from(recorded));
+    }
+
+    #[test]
+    fn an_unordered_event_carries_no_sequence() {
+        let recorded = recorded(tutor().unordered());
+        let encoded = SeedEnvelope.encode(&recorded).expect("encoded");
+        for absent in [header::LOG, header::SEQUENCE] {
+            assert_eq!(find(&encoded.headers, absent), None, "{absent}");
+        }
+        assert_eq!(find(&encoded.headers, header::ID), Some("01900000-0000-7000-8000-000000000001"));
+        let received = SeedEnvelope.decode(None, encoded.payload.as_ref(), &encoded.headers).expect("decoded");
+        assert_eq!(received.origin, None);
+        assert_eq!(received, ReceivedEvent::from(recorded));
+    }
+
+    #[test]
+    fn a_trace_parent_becomes_a_header_of_the_message() {
+        let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let parent = TraceParent::parse(text).expect("parent");
+        let encoded = SeedEnvelope.encode(&recorded(tutor().with_trace_parent(&parent))).expect("encoded");
+        assert_eq!(find(&encoded.headers, TraceParent::HEADER), Some(text));
     }
 
     #[test]

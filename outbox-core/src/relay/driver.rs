@@ -1,16 +1,17 @@
-//! Gets lanes, works for as long as they are ours, and gets them again when they were taken over.
+//! Joins the consumer, works for as long as the membership lasts, and joins again when it was expelled.
 
 use std::{future::Future, pin::pin, time::Duration};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    Relay, RelayError, RelayState,
-    lead::{Ended, Lead},
+    Relay, RelayError,
+    tenure::{Halt, Tenure},
 };
 use crate::{
     error::chain,
-    log::{Assignment, ConsumerName, LogError, LogErrorKind, MemberId},
+    event::LaneCount,
+    log::{Assignment, Claim, ConsumerName, LogError, LogErrorKind, MemberId},
 };
 
 /// How long a call to the log may take, at least: long enough for a slow page, short enough for a silent network.
@@ -23,50 +24,68 @@ pub(super) async fn run(
 ) -> Result<(), RelayError> {
     let mut shutdown = pin!(shutdown);
     let member = MemberId::random();
+    let mut fenced_in_a_row = 0;
     loop {
-        let assignment = tokio::select! {
+        let joined = tokio::select! {
             () = &mut shutdown => return Ok(()),
             joined = join(relay, consumer, member) => joined?,
         };
-        tracing::info!(%consumer, epoch = assignment.fence.epoch, lanes = assignment.lanes.len(), "relay owns its lanes");
+        let Joined { assignment, lanes, asked } = joined;
+        let owned = assignment.lanes().len();
+        tracing::info!(%consumer, epoch = assignment.fence.epoch, lanes = owned, "relay is a member");
         let fence = assignment.fence.clone();
-        match Lead::new(relay, assignment).run(shutdown.as_mut()).await {
-            Err(error) => {
+        match Tenure::new(relay, lanes, assignment, asked).run(shutdown.as_mut()).await {
+            Ok(()) => return Ok(()),
+            Err(Halt::Failed(error)) => {
                 // Whoever runs next, here or elsewhere, need not wait for the lease.
                 let _lease_ends_otherwise = timeout(relay.settings.stop_within, relay.log.leave(&fence)).await;
                 return Err(error);
             }
-            Ok(Ended::Stopped) => return Ok(()),
-            Ok(Ended::Fenced) => {
-                tracing::warn!(%consumer, "another member took the lanes over; joining again");
-                relay.status.send_modify(|status| status.fenced += 1);
+            Err(Halt::Fenced) => {
+                tracing::warn!(%consumer, "the membership is over; joining again");
+                relay.status.send_modify(|status| {
+                    status.fenced += 1;
+                    status.lose_lanes();
+                });
+                // Memberships that end at once would keep the log busy with joining.
+                fenced_in_a_row = if asked.elapsed() < relay.settings.lease { fenced_in_a_row + 1 } else { 0 };
+                let pause = relay.settings.backoff.delay(fenced_in_a_row, &mut rand::rng());
+                if fenced_in_a_row > 1 {
+                    tokio::select! {
+                        () = &mut shutdown => return Ok(()),
+                        () = sleep(pause) => {}
+                    }
+                }
             }
         }
     }
 }
 
-/// Makes the consumer known, and waits until lanes are ours.
-async fn join(relay: &Relay, consumer: &ConsumerName, member: MemberId) -> Result<Assignment, RelayError> {
+struct Joined {
+    assignment: Assignment,
+    lanes: LaneCount,
+    /// When the log was asked.
+    asked: Instant,
+}
+
+/// Makes the consumer known, and becomes a member of it, with lanes or without.
+async fn join(relay: &Relay, consumer: &ConsumerName, member: MemberId) -> Result<Joined, RelayError> {
     let mut attempt = 0;
-    let mut registered = false;
+    let mut lanes = None;
     loop {
         let joined = async {
-            if !registered {
+            let lanes = if let Some(lanes) = lanes {
+                lanes
+            } else {
                 relay.log.register(consumer, relay.settings.start_at).await?;
-                registered = true;
-            }
-            relay.log.join(consumer, member, relay.settings.lease).await
+                *lanes.insert(relay.log.identity().await?.lanes)
+            };
+            let asked = Instant::now();
+            let assignment = relay.log.join(consumer, member, Claim::Share, relay.settings.lease).await?;
+            Ok(Joined { assignment, lanes, asked })
         };
         match bounded(relay, joined).await {
-            Ok(Some(assignment)) => return Ok(assignment),
-            Ok(None) => {
-                attempt = 0;
-                relay.status.send_modify(|status| {
-                    status.state = RelayState::Standby;
-                    status.last_error = None;
-                });
-                sleep(relay.settings.poll).await;
-            }
+            Ok(joined) => return Ok(joined),
             Err(error) if error.kind().passes() => {
                 note(relay, &error);
                 let pause = relay.settings.backoff.delay(attempt, &mut rand::rng());
@@ -80,7 +99,13 @@ async fn join(relay: &Relay, consumer: &ConsumerName, member: MemberId) -> Resul
 
 /// A call to the log that ends: a connection whose other side vanished would be waited for without end.
 pub(super) async fn bounded<T>(relay: &Relay, call: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
-    let limit = relay.settings.lease.max(CALL);
+    bounded_by(relay.settings.lease.max(CALL), call).await
+}
+
+pub(super) async fn bounded_by<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, LogError>>,
+) -> Result<T, LogError> {
     timeout(limit, call).await.unwrap_or_else(|_| {
         let message = format!("the log did not answer within {limit:?}");
         Err(LogError::new(LogErrorKind::Unavailable, message))

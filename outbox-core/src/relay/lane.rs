@@ -10,10 +10,10 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::machine::Report;
+use super::{events::Events, machine::Report};
 use crate::{
-    error::BoxError,
-    event::{Lane, RecordedEvent},
+    error::{BoxError, chain},
+    event::Lane,
     profile::Profile,
     publisher::{Delivery, LaneStream, Outcome, PublishError, PublishErrorKind, Publisher},
 };
@@ -21,7 +21,7 @@ use crate::{
 /// Events handed to a lane's task.
 pub(super) struct LaneBatch {
     pub(super) batch: u64,
-    pub(super) events: Vec<(Arc<Vec<RecordedEvent>>, u32)>,
+    pub(super) events: Vec<(Events, u32)>,
 }
 
 /// What a lane's task says of one batch.
@@ -103,14 +103,14 @@ impl Run {
     async fn hand_over(
         &self,
         stream: &mut Option<Box<dyn LaneStream>>,
-        events: Vec<(Arc<Vec<RecordedEvent>>, u32)>,
+        events: Vec<(Events, u32)>,
     ) -> Result<(usize, Box<dyn Delivery>, Option<PublishError>), PublishError> {
         let mut messages = Vec::with_capacity(events.len());
         let mut refused = None;
         for (page, index) in events {
-            let recorded = &page[index as usize];
+            let Some(recorded) = page.get(index) else { continue };
             let refuse = |why: BoxError| {
-                let message = format!("event {} cannot be encoded and holds its lane back", recorded.event.id);
+                let message = format!("event {} cannot be encoded", recorded.event.id);
                 PublishError::new(PublishErrorKind::Event, message).with_source(why)
             };
             // Routers and encoders are other people's code: a panic must not end the lane without a word.
@@ -138,9 +138,9 @@ impl Run {
     /// Reports the events of `range` as not sent, the first of them as failed when there is an error.
     fn abort(&self, batch: u64, range: std::ops::Range<usize>, error: Option<PublishError>) {
         let first = range.start;
-        let failed = error.is_some();
-        let outcomes =
-            range.map(|i| (i, if failed && i == first { Report::Failed } else { Report::Aborted })).collect();
+        let mut failure = error.as_ref().map(report_of);
+        let report = |i| if i == first { failure.take() } else { None }.unwrap_or(Report::Aborted);
+        let outcomes = range.map(report).enumerate().map(|(n, report)| (first + n, report)).collect();
         let _gone_with_the_relay = self.reports.send(Reports { lane: self.lane, batch, outcomes, error });
     }
 }
@@ -151,7 +151,7 @@ async fn forward(lane: Lane, batch: u64, mut delivery: Box<dyn Delivery>, report
         if outcomes.is_empty() {
             return;
         }
-        let mut error = None;
+        let mut error: Option<PublishError> = None;
         let mut reported = Vec::with_capacity(outcomes.len());
         for (index, outcome) in outcomes {
             reported.push((
@@ -160,8 +160,12 @@ async fn forward(lane: Lane, batch: u64, mut delivery: Box<dyn Delivery>, report
                     Outcome::Delivered => Report::Delivered,
                     Outcome::Aborted => Report::Aborted,
                     Outcome::Failed(e) => {
-                        error.get_or_insert(e);
-                        Report::Failed
+                        let report = report_of(&e);
+                        // Of several the one that ends the relay must not get lost.
+                        if error.is_none() || e.kind() == PublishErrorKind::Configuration {
+                            error = Some(e);
+                        }
+                        report
                     }
                 },
             ));
@@ -169,5 +173,13 @@ async fn forward(lane: Lane, batch: u64, mut delivery: Box<dyn Delivery>, report
         if reports.send(Reports { lane, batch, outcomes: reported, error }).is_err() {
             return;
         }
+    }
+}
+
+/// Whose fault it is decides what becomes of the event.
+fn report_of(error: &PublishError) -> Report {
+    match error.kind() {
+        PublishErrorKind::Event => Report::Refused(chain(error).into()),
+        PublishErrorKind::Environment | PublishErrorKind::Suspect | PublishErrorKind::Configuration => Report::Failed,
     }
 }

@@ -12,13 +12,17 @@
 //!
 //! Every other row was visible at `done`.
 
+mod seen;
+
 use std::{fmt, ops::Range};
 
 use outbox_core::{
-    event::{Lane, LaneSet, LogId},
+    event::LogId,
     log::{Cursor, LogError, LogErrorKind},
 };
 use uuid::Uuid;
+
+pub(super) use seen::{Drawn, Seen};
 
 /// Up to so many xids of a span are simply listed; of a wider one the reader asks which of them wrote events.
 const LISTED_SPAN: u64 = 256;
@@ -95,6 +99,24 @@ impl Place {
         Cursor::from_text(text)
     }
 
+    /// After the events up to `passed`, whoever wrote them, and before all others: those of transactions that are open
+    /// `now` come when they have committed, whatever their positions.
+    pub(super) fn after_position(log: LogId, now: Horizon, passed: u64) -> Self {
+        let mut place = Self::beginning(log);
+        place.window = Some(Window { until: now, passed });
+        place
+    }
+
+    /// Of which log it is.
+    pub(super) fn log(&self) -> LogId {
+        self.log
+    }
+
+    /// The transaction id that the server had reached when this place was made.
+    pub(super) fn reached_xid(&self) -> u64 {
+        self.window.as_ref().map_or(&self.done, |w| &w.until).snapshot.xmax
+    }
+
     /// The highest position passed, for showing lag.
     pub(super) fn position(&self) -> u64 {
         self.done.head.max(self.window.as_ref().map_or(0, |w| w.passed))
@@ -117,27 +139,34 @@ impl Place {
         if newest.snapshot.xmax > server.next_xid || newest.head > server.head {
             return refuse(format!(
                 "the cursor knows transactions before {} and positions up to {}, but the server is only at {} and {}: \
-                 the database was restored to an earlier time or moved to another server, and has to be re-anchored",
+                 the database was restored to an earlier time or moved to another server; stop the writers and call `reanchor`",
                 newest.snapshot.xmax, newest.head, server.next_xid, server.head
             ));
         }
         Ok(())
     }
 
-    /// Goes on with the open window, or opens one up to `now`.
-    pub(super) fn reading(self, now: Horizon) -> Reading {
+    /// The possible stragglers of the next window, as far as they are listed. With a window still open there are none:
+    /// nothing would be known from looking for their rows before that one is finished.
+    pub(super) fn awaited(&self) -> Vec<u64> {
+        match self.window {
+            Some(_) => Vec::new(),
+            None => self.done.unended(),
+        }
+    }
+
+    /// Goes on with the open window, or opens one up to `now`. `late` says whether any of [`Place::awaited`] has rows
+    /// that are visible now; a caller who does not know says yes.
+    pub(super) fn reading(self, now: Horizon, late: bool) -> Reading {
         let Self { log, done, window } = self;
         let (until, passed, fresh) = match window {
             Some(Window { until, passed }) => (until, passed, false),
             None => (now, 0, true),
         };
-        let seen = |xid: &u64| until.snapshot.sees(*xid);
-        let mut stragglers: Vec<u64> = done.snapshot.running.iter().copied().filter(seen).collect();
-        let mut unlisted = done.snapshot.xmax..done.next_xid.min(until.snapshot.xmax);
-        if unlisted.end.saturating_sub(unlisted.start) <= LISTED_SPAN {
-            stragglers.extend(unlisted.clone().filter(seen));
-            unlisted = 0..0;
-        }
+        let mut stragglers = if late || !fresh { done.unended() } else { Vec::new() };
+        stragglers.retain(|xid| until.snapshot.sees(*xid));
+        let unlisted =
+            if done.is_listed() { 0..0 } else { done.unlisted().start..done.next_xid.min(until.snapshot.xmax) };
         Reading { log, done, until, passed, fresh, stragglers, unlisted }
     }
 }
@@ -183,29 +212,48 @@ impl Reading {
         (start < self.until.head).then_some((start, self.until.head))
     }
 
-    /// Picks the next events out of the first `limit` rows of the scan and the first `limit` rows of all stragglers,
-    /// both in the order of positions.
-    pub(super) fn take<R: Row>(self, scanned: Vec<R>, late: Vec<R>, lanes: LaneSet, limit: usize) -> Taken<R> {
-        // Beyond the last row of a source that was cut off, rows may be missing.
-        let known = |source: &[R]| source.last().filter(|_| source.len() >= limit).map(Row::position);
-        let head = self.until.head;
-        let mut passed = [known(&scanned), known(&late)].into_iter().flatten().fold(head, u64::min);
+    /// How many positions are ahead, if they are all that has to be looked at.
+    pub(super) fn backlog(&self) -> u64 {
+        if self.stragglers.is_empty() { self.scan().map_or(0, |(start, end)| end - start) } else { 0 }
+    }
 
-        let unseen = |row: &R| row.xid() >= self.done.next_xid && self.until.snapshot.sees(row.xid());
-        let scanned = scanned.into_iter().filter(unseen);
-        let wanted = |row: &R| row.position() <= passed && lanes.contains(row.lane());
-        let mut events: Vec<R> = scanned.chain(late).filter(wanted).collect();
-        events.sort_by_key(Row::position);
+    /// No row has to be looked for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.scan().is_none() && self.stragglers.is_empty() && self.unlisted.is_empty()
+    }
+
+    /// The outcome when nothing has to be looked for.
+    pub(super) fn nothing<E: Positioned>(self) -> Taken<E> {
+        self.take(Source::new(), Source::new(), usize::MAX)
+    }
+
+    /// Whether the row of the scan that this transaction wrote belongs to the window.
+    pub(super) fn has(&self, xid: u64) -> bool {
+        xid >= self.done.next_xid && self.until.snapshot.sees(xid)
+    }
+
+    /// Picks the next events out of the first `limit` rows of the scan and the first `limit` rows of all stragglers.
+    pub(super) fn take<E: Positioned>(self, scanned: Source<E>, late: Source<E>, limit: usize) -> Taken<E> {
+        let head = self.until.head;
+        let mut passed = head.min(scanned.complete_to(limit)).min(late.complete_to(limit));
+
+        let mut events = scanned.events;
+        if !late.events.is_empty() {
+            events.extend(late.events);
+            events.sort_by_key(Positioned::position);
+        }
+        events.truncate(events.partition_point(|event| event.position() <= passed));
         if events.len() > limit {
             events.truncate(limit);
-            passed = events.last().map_or(passed, Row::position);
+            passed = events.last().map_or(passed, Positioned::position);
         }
 
         let finished = passed >= head;
         let Self { log, done, until, fresh, stragglers, .. } = self;
         // A reader of a log at rest stays where it is, so that its own checkpoints, which are transactions too, do not
-        // give it something new to checkpoint.
-        let at_rest = finished && fresh && until.head == done.head && stragglers.is_empty();
+        // give it something new to checkpoint. Unless it would have to ask each time which of very many transactions
+        // wrote events.
+        let at_rest = finished && fresh && until.head == done.head && stragglers.is_empty() && done.is_listed();
         let next = match (finished, at_rest) {
             (_, true) => Place::after(log, done),
             (true, _) => Place::after(log, until),
@@ -215,17 +263,41 @@ impl Reading {
     }
 }
 
-/// What the reader has to know of a row.
-pub(super) trait Row {
-    fn xid(&self) -> u64;
+/// Rows of a page that came from one place, in the order of positions.
+#[derive(Debug)]
+pub(super) struct Source<E> {
+    events: Vec<E>,
+    rows: usize,
+    last: u64,
+}
+
+impl<E> Source<E> {
+    pub(super) fn new() -> Self {
+        Self { events: Vec::new(), rows: 0, last: 0 }
+    }
+
+    /// The next row: its position, and its event when that belongs to the page.
+    pub(super) fn push(&mut self, position: u64, event: Option<E>) {
+        self.rows += 1;
+        self.last = position;
+        self.events.extend(event);
+    }
+
+    /// Beyond the last row of a source that was cut off, rows may be missing.
+    fn complete_to(&self, limit: usize) -> u64 {
+        if self.rows < limit { u64::MAX } else { self.last }
+    }
+}
+
+/// What stands at a position.
+pub(super) trait Positioned {
     fn position(&self) -> u64;
-    fn lane(&self) -> Lane;
 }
 
 /// The outcome of a page.
 #[derive(Debug)]
-pub(super) struct Taken<R> {
-    pub(super) events: Vec<R>,
+pub(super) struct Taken<E> {
+    pub(super) events: Vec<E>,
     pub(super) next: Place,
     /// The window was opened for this page, and this page ends it.
     pub(super) caught_up: bool,
@@ -233,7 +305,38 @@ pub(super) struct Taken<R> {
     pub(super) moved: bool,
 }
 
+/// Brings those pages to one place that reached the end of the log together, so that their tracks become one.
+///
+/// Where one of them found something, that is the end of their common window. Where none did, no row became visible
+/// between any of their places and now: each of these places is as good as every other, and one that was handed out
+/// before costs no new checkpoint.
+pub(super) fn meet<E>(pages: &mut [Taken<E>]) {
+    let ends = || pages.iter().filter(|page| page.caught_up);
+    let moved = ends().find(|page| page.moved);
+    let newest = || ends().max_by_key(|page| (page.next.done.next_xid, page.next.done.snapshot.xmax));
+    let Some(place) = moved.or_else(newest).map(|page| page.next.clone()) else { return };
+    for page in pages.iter_mut().filter(|page| page.caught_up && page.next != place) {
+        page.next = place.clone();
+        page.moved = true;
+    }
+}
+
 impl Horizon {
+    /// The xids that were issued and had not ended, or only those known to be running when the others are too many.
+    fn unended(&self) -> Vec<u64> {
+        let unlisted = if self.is_listed() { self.unlisted() } else { 0..0 };
+        self.snapshot.running.iter().copied().chain(unlisted).collect()
+    }
+
+    /// The xids that were issued and are not mentioned by the snapshot.
+    fn unlisted(&self) -> Range<u64> {
+        self.snapshot.xmax..self.next_xid
+    }
+
+    fn is_listed(&self) -> bool {
+        self.next_xid - self.snapshot.xmax <= LISTED_SPAN
+    }
+
     fn parse<'t>(words: &mut impl Iterator<Item = &'t str>) -> Option<Self> {
         let snapshot = Snapshot::parse(words.next()?)?;
         let head = words.next()?.parse().ok()?;

@@ -12,15 +12,9 @@ struct Written {
     position: u64,
 }
 
-impl Row for Written {
-    fn xid(&self) -> u64 {
-        self.xid
-    }
+impl Positioned for Written {
     fn position(&self) -> u64 {
         self.position
-    }
-    fn lane(&self) -> Lane {
-        Lane::new(0).expect("lane 0")
     }
 }
 
@@ -80,12 +74,38 @@ impl Server {
     }
 
     fn read(&self, cursor: &Cursor, limit: usize) -> Taken<Written> {
-        let place = Place::parse(cursor).expect("a cursor of our own");
+        self.read_all(std::slice::from_ref(cursor), limit).remove(0)
+    }
+
+    /// As the reader does it, for tracks that each want every lane.
+    fn read_all(&self, cursors: &[Cursor], limit: usize) -> Vec<Taken<Written>> {
+        let places: Vec<_> = cursors.iter().map(|cursor| Place::parse(cursor).expect("a cursor of our own")).collect();
+        let awaited: Vec<u64> = places.iter().flat_map(Place::awaited).collect();
+        let late = self.committed.iter().any(|row| awaited.contains(&row.xid));
+        let mut pages: Vec<_> = places.into_iter().map(|place| self.page(place, late, limit)).collect();
+        meet(&mut pages);
+        pages
+    }
+
+    fn page(&self, place: Place, late: bool, limit: usize) -> Taken<Written> {
         place.check(LOG, &self.horizon()).expect("a cursor of this server");
-        let reading = place.reading(self.horizon());
-        let scanned = reading.scan().map(|(lo, hi)| self.rows(|row| row.position > lo && row.position <= hi, limit));
-        let late = self.rows(|row| reading.stragglers().contains(&row.xid) && row.position > reading.passed(), limit);
-        reading.take(scanned.unwrap_or_default(), late, LaneSet::from_mask(1), limit)
+        let mut reading = place.reading(self.horizon(), late);
+        if let Some(span) = reading.unlisted() {
+            let wrote: Vec<u64> = self.committed.iter().map(|row| row.xid).filter(|xid| span.contains(xid)).collect();
+            reading.found(wrote);
+        }
+        if reading.is_empty() {
+            return reading.nothing();
+        }
+        let (mut scanned, mut found) = (Source::new(), Source::new());
+        let scan = reading.scan().map(|(lo, hi)| self.rows(|row| row.position > lo && row.position <= hi, limit));
+        for row in scan.unwrap_or_default() {
+            scanned.push(row.position, reading.has(row.xid).then_some(row));
+        }
+        for row in self.rows(|r| reading.stragglers().contains(&r.xid) && r.position > reading.passed(), limit) {
+            found.push(row.position, Some(row));
+        }
+        reading.take(scanned, found, limit)
     }
 }
 
@@ -240,7 +260,7 @@ fn a_wide_span_is_asked_for_instead_of_listed() {
     server.append(10);
     server.end(10, true);
     server.end(998, false);
-    let mut reading = place.reading(server.horizon());
+    let mut reading = place.reading(server.horizon(), true);
     assert_eq!(reading.stragglers(), [0u64; 0]);
     assert_eq!(reading.unlisted(), Some(700..1_700));
     reading.found([700, 710]);
@@ -261,4 +281,114 @@ fn a_log_at_rest_keeps_its_reader_where_it_is() {
     let second = server.read(&first.next.to_cursor(), 10);
     assert!(second.caught_up && !second.moved);
     assert_eq!(second.next, first.next);
+}
+
+#[test]
+fn transactions_that_wrote_no_event_do_not_move_a_reader() {
+    let mut server = Server::new();
+    server.begin();
+    server.begin();
+    server.append(0);
+    server.end(0, true);
+    let place = server.read(&Place::beginning(LOG).to_cursor(), 10).next;
+    assert_eq!(place.awaited(), [701], "it was running");
+    server.end(0, true);
+    let second = server.read(&place.to_cursor(), 10);
+    assert!(second.caught_up && !second.moved);
+    assert_eq!(second.next, place);
+}
+
+#[test]
+fn a_reader_does_not_stay_where_it_would_have_to_ask_each_time() {
+    let mut server = Server::new();
+    for _ in 0..1_000 {
+        server.begin();
+    }
+    let place = server.read(&Place::beginning(LOG).to_cursor(), 10).next;
+    assert!(place.done.next_xid == 1, "nothing to move for yet");
+    server.append(999);
+    server.end(999, true);
+    for _ in 0..300 {
+        server.begin();
+    }
+    let place = server.read(&place.to_cursor(), 10).next;
+    assert!(!place.done.is_listed());
+    for _ in 0..300 {
+        server.end(999, false);
+    }
+    let moved = server.read(&place.to_cursor(), 10);
+    assert!(moved.caught_up && moved.moved && moved.events.is_empty());
+    assert!(moved.next.done.is_listed());
+}
+
+#[test]
+fn tracks_that_find_nothing_meet_at_the_newest_of_their_places() {
+    let mut server = Server::new();
+    let commit = |server: &mut Server| {
+        server.begin();
+        server.append(0);
+        server.end(0, true);
+    };
+    commit(&mut server);
+    let first = server.read(&Place::beginning(LOG).to_cursor(), 10).next;
+    // A window that a straggler opened: the head stays where it is.
+    server.begin();
+    server.begin();
+    server.append(1);
+    server.end(0, false);
+    let second = server.read(&first.to_cursor(), 10).next;
+    server.end(0, false);
+    assert_ne!(first, second);
+    let third = server.read(&second.to_cursor(), 10);
+    assert!(!third.moved);
+    let same_head = Place::after(LOG, Horizon { head: second.done.head, ..first.done.clone() });
+    let pages = server.read_all(&[same_head.to_cursor(), second.to_cursor()], 10);
+    assert!(pages.iter().all(|page| page.next == second && page.caught_up));
+    assert!(pages[0].moved && !pages[1].moved);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Two tracks on paths of their own, read in one call or alone: neither misses or repeats a row, and those that
+    /// reach the end together stand at one place.
+    #[test]
+    fn tracks_read_together_each_see_every_row_once(steps in steps(), apart in prop::collection::vec(any::<bool>(), 120)) {
+        let mut server = Server::new();
+        let mut cursors = [Place::beginning(LOG).to_cursor(), Place::beginning(LOG).to_cursor()];
+        let mut paths = [Vec::new(), Vec::new()];
+        let mut steps = steps.into_iter().zip(apart);
+        let mut ended = false;
+        while !ended {
+            let (limit, apart) = match steps.next() {
+                Some((Step::Begin, _)) => { server.begin(); continue }
+                Some((Step::Append(which), _)) => { server.append(which); continue }
+                Some((Step::End(which, commit), _)) => { server.end(which, commit); continue }
+                Some((Step::Read(limit), apart)) => (limit, apart),
+                Some((Step::Checkpoint | Step::Crash, _)) => continue,
+                None => {
+                    for _ in 0..server.open.len() {
+                        server.end(0, true);
+                    }
+                    (3, false)
+                }
+            };
+            let which = if apart { 0..1 } else { 0..2 };
+            let pages = server.read_all(&cursors[which], limit);
+            let ends: Vec<_> = pages.iter().filter(|page| page.caught_up).map(|page| &page.next).collect();
+            prop_assert!(ends.windows(2).all(|pair| pair[0] == pair[1]));
+            ended = steps.len() == 0 && ends.len() == 2;
+            for (page, (cursor, path)) in pages.into_iter().zip(cursors.iter_mut().zip(&mut paths)) {
+                prop_assert_eq!(page.moved, page.next.to_cursor() != *cursor);
+                *cursor = page.next.to_cursor();
+                path.extend(page.events.into_iter().map(|row| row.position));
+            }
+        }
+        let mut committed: Vec<_> = server.committed.iter().map(|row| row.position).collect();
+        committed.sort_unstable();
+        for mut path in paths {
+            path.sort_unstable();
+            prop_assert_eq!(&path, &committed);
+        }
+    }
 }

@@ -10,10 +10,18 @@ pub(super) fn log(error: sqlx::Error) -> LogError {
     let (kind, message) = match Class::of(&error) {
         Class::Away => (LogErrorKind::Unavailable, "the database cannot serve now; try again later"),
         Class::NoTables => (LogErrorKind::NotMigrated, NOT_MIGRATED),
-        Class::ReadOnly => (LogErrorKind::ReadOnly, "the server takes no writes; connect to the primary"),
+        Class::ReadOnly => (
+            LogErrorKind::ReadOnly,
+            "the server or the session takes no writes; connect to the primary, and not as read only",
+        ),
         Class::Undecodable => {
             (LogErrorKind::Corrupt, "a column is not of its type; the tables were changed from outside")
         }
+        Class::Pooler => (LogErrorKind::Database, POOLER),
+        Class::Forbidden => (
+            LogErrorKind::Database,
+            "the role lacks a right on the log's tables or functions; grant what the documentation lists under *Rights*",
+        ),
         Class::Refused => (LogErrorKind::Database, "the database refused"),
     };
     LogError::new(kind, message).with_source(error)
@@ -23,6 +31,7 @@ pub(super) fn log(error: sqlx::Error) -> LogError {
 pub(super) fn append(error: sqlx::Error) -> AppendError {
     let (kind, message) = match Class::of(&error) {
         Class::NoTables => (AppendErrorKind::NotMigrated, NOT_MIGRATED),
+        Class::Pooler => (AppendErrorKind::Database, POOLER),
         _ => (AppendErrorKind::Database, "the events could not be written; roll the transaction back"),
     };
     AppendError::new(kind, message).with_source(error)
@@ -30,11 +39,17 @@ pub(super) fn append(error: sqlx::Error) -> AppendError {
 
 pub(super) const NOT_MIGRATED: &str = "the log's tables are missing; call `migrate` first";
 
+const POOLER: &str = "a pooler mixes up prepared statements: use PgBouncer 1.21 or later with max_prepared_statements \
+    above 0, or connect to the server itself";
+
 enum Class {
     Away,
+    /// A prepared statement is not there, or there twice, or another one: the server is not that where it was prepared.
+    Pooler,
     NoTables,
     ReadOnly,
     Undecodable,
+    Forbidden,
     Refused,
 }
 
@@ -60,9 +75,13 @@ impl Class {
             // Undefined table, invalid schema name.
             "42P01" | "3F000" => Self::NoTables,
             "25006" => Self::ReadOnly,
+            "42501" => Self::Forbidden,
+            // Invalid statement name, duplicate prepared statement, and what binding to another one's statement violates.
+            "26000" | "42P05" | "08P01" => Self::Pooler,
             // Serialization failure, deadlock, lock not available, query cancelled, idle in transaction or transaction
-            // for too long, shutting down, crashed, starting up.
-            "40001" | "40P01" | "55P03" | "57014" | "25P03" | "25P04" | "57P01" | "57P02" | "57P03" => Self::Away,
+            // for too long, shutting down, crashed, starting up; a connection left in the middle of a transaction.
+            "25001" | "25P02" | "40001" | "40P01" | "55P03" | "57014" | "25P03" | "25P04" | "57P01" | "57P02"
+            | "57P03" => Self::Away,
             // Connection exceptions; insufficient resources, such as too many connections.
             _ if ["08", "53"].iter().any(|class| code.starts_with(class)) => Self::Away,
             _ => Self::Refused,

@@ -11,8 +11,15 @@
 //! is for callers who have serialised the writers themselves.
 //!
 //! An append of more than 512 different keys locks whole lanes instead, so that it cannot exhaust the server's lock
-//! table; it waits for all writers of these lanes, and they for it. Between a bulk append and transactions that append
-//! in several calls a deadlock is possible; PostgreSQL then fails one of them, which may be tried again.
+//! table; it waits for all writers of these lanes, and they for it.
+//!
+//! Within one call locks are taken in one global order, so transactions that append *once* never deadlock through the
+//! log. Transactions that append in several calls can, when they touch the same keys in opposite orders, or when one of
+//! their calls is bulk. PostgreSQL then fails one of them after `deadlock_timeout` (1 s by default) with SQLSTATE
+//! `40P01`: roll back and try again. Collect the events and append once, or call [`PostgresLog::lock_lanes`] first.
+//!
+//! Events that are [unordered](outbox_core::event::NewEvent::unordered) take no lock. SQL and other drivers write through
+//! a function of the database: see [`PostgresLog::append_sql`].
 //!
 //! # Reading
 //!
@@ -24,15 +31,23 @@
 //! # Rights
 //!
 //! Writers need `SELECT` on `outbox_log` and `INSERT` on `outbox_event`; consumers `SELECT` on all tables and the
-//! position sequence, and `INSERT`, `UPDATE` and `DELETE` on the consumer, member, lane and checkpoint tables.
+//! position sequence, `INSERT`, `UPDATE` and `DELETE` on the tables of consumers, members, lanes, checkpoints, parked,
+//! blocked and discarded events, and `EXECUTE` on the functions of the schema, which everybody has by default. Who drops a
+//! consumer or re-anchors the log also needs `UPDATE` on `outbox_log`; re-anchoring is best done by the owner.
 
+mod admin;
 mod append;
 mod consumers;
 mod cursor;
+mod doctor;
 mod error;
+mod notify;
+mod page;
 mod reader;
+mod retention;
 mod schema;
 mod transaction;
+mod writing;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -41,10 +56,10 @@ use std::{
 
 use async_trait::async_trait;
 use outbox_core::{
-    event::{LaneCount, LaneSet, NewEvent},
+    event::{LaneCount, NewEvent},
     log::{
-        Assignment, ConsumerName, Cursor, EventLog, Fence, LogCapabilities, LogError, LogIdentity, MemberId, Page,
-        Progress, StartAt,
+        Assignment, Claim, ConsumerName, EventLog, Fence, LogCapabilities, LogError, LogIdentity, MemberId, Page, Park,
+        Parked, ParkedEvent, Progress, Redriven, Renewal, Republished, StartAt, Track,
     },
     outbox::{AppendError, Outbox, Receipt},
     profile::Profile,
@@ -52,7 +67,10 @@ use outbox_core::{
 };
 use sqlx::{PgPool, Postgres, Transaction};
 
+pub use notify::{Listening, NotifySettings};
 pub use schema::SchemaName;
+
+use crate::CurrentTrace;
 
 /// A log in a PostgreSQL database. Cloning is cheap.
 ///
@@ -70,9 +88,14 @@ struct Inner {
     profile: Profile,
     lanes: Option<LaneCount>,
     wake: Wake,
+    trace: Option<CurrentTrace>,
+    notifier: Option<notify::Notifier>,
     append: append::Sql,
     reader: reader::Sql,
     consumers: consumers::Sql,
+    retention: retention::Sql,
+    /// Whether a ring was asked for.
+    ring: bool,
     /// What never changes while the log exists; the generation in it may.
     frozen: OnceLock<LogIdentity>,
 }
@@ -84,7 +107,7 @@ impl PostgresLog {
     /// transactions, which may come from another pool.
     pub fn builder(pool: PgPool) -> PostgresLogBuilder {
         let (schema, profile, wake) = (SchemaName::default(), Profile::default(), Wake::default());
-        PostgresLogBuilder { pool, schema, profile, lanes: None, wake }
+        PostgresLogBuilder { pool, schema, profile, lanes: None, ring: false, wake, trace: None, notify: None }
     }
 
     /// Creates the schema and the tables, or brings them up to date; does nothing when they are. Safe to call from
@@ -103,17 +126,26 @@ impl PostgresLog {
         // A role without the right to create anything can still start the application.
         match self.identity().await {
             Err(error) if error.kind() == NotMigrated => {}
-            known => return known.map(drop),
+            Ok(_) => return retention::same_kind(&self.inner).await,
+            Err(error) => return Err(error),
         }
-        schema::migrate(&self.inner.pool, &self.inner.schema, self.inner.lanes.unwrap_or_default()).await?;
-        self.identity().await.map(drop)
+        let Inner { pool, schema, lanes, ring, .. } = &*self.inner;
+        schema::migrate(pool, schema, lanes.unwrap_or_default(), *ring).await?;
+        self.identity().await?;
+        retention::same_kind(&self.inner).await
     }
 
     /// What [`PostgresLog::migrate`] would run on an empty database, as a script for another tool. `migrate` recognises
     /// a log that was made this way. Run it in one transaction.
     #[must_use]
     pub fn migration_sql(schema: &SchemaName, lanes: LaneCount) -> String {
-        schema::migration_sql(schema, lanes)
+        schema::migration_sql(schema, lanes, false)
+    }
+
+    /// As [`PostgresLog::migration_sql`], for a log that is a [ring](PostgresLogBuilder::ring).
+    #[must_use]
+    pub fn ring_migration_sql(schema: &SchemaName, lanes: LaneCount) -> String {
+        schema::migration_sql(schema, lanes, true)
     }
 
     /// The same log, with an `append` that takes no locks: for callers who lock the aggregate's row *before* they
@@ -141,7 +173,10 @@ pub struct PostgresLogBuilder {
     schema: SchemaName,
     profile: Profile,
     lanes: Option<LaneCount>,
+    ring: bool,
     wake: Wake,
+    trace: Option<CurrentTrace>,
+    notify: Option<NotifySettings>,
 }
 
 impl PostgresLogBuilder {
@@ -164,6 +199,22 @@ impl PostgresLogBuilder {
         self
     }
 
+    /// Creates the log as a ring: its events lie in 16 leaves, a million (2^20) positions in each and then the next leaf,
+    /// round and round. Retention empties a leaf at once when all of it may go, instead of deleting row by row: no dead
+    /// rows, nothing for vacuum to do. For logs that pass a million events several times a day.
+    ///
+    /// It pays when the policy keeps more than a million events, or hours of them: rows of the window that is being
+    /// written are deleted one by one as in a plain table, and a leaf goes only as a whole, so up to a million events
+    /// are kept longer than asked for. Nothing has to be done in time: when the writers come round to a leaf that was
+    /// not emptied, it takes them in all the same, and its old events are deleted one by one. Reading costs some 50 more
+    /// buffers a page.
+    ///
+    /// Asking for a ring when the log exists as a plain table is an error; without this call it is taken as it is.
+    pub fn ring(mut self) -> Self {
+        self.ring = true;
+        self
+    }
+
     /// Shares a bell with other handles on the same log. Default: one of its own.
     pub fn wake(mut self, wake: Wake) -> Self {
         self.wake = wake;
@@ -173,16 +224,20 @@ impl PostgresLogBuilder {
     /// The log, without asking the database: for a log that may have to be migrated first.
     #[must_use]
     pub fn build(self) -> PostgresLog {
-        let Self { pool, schema, profile, lanes, wake } = self;
+        let Self { pool, schema, profile, lanes, ring, wake, trace, notify } = self;
         let inner = Inner {
             append: append::Sql::new(&schema),
             reader: reader::Sql::new(&schema),
             consumers: consumers::Sql::new(&schema),
+            retention: retention::Sql::new(&schema),
+            ring,
+            notifier: notify.map(|settings| notify::Notifier::new(&schema, settings)),
             pool,
             schema,
             profile,
             lanes,
             wake,
+            trace,
             frozen: OnceLock::new(),
         };
         PostgresLog { inner: Arc::new(inner), serialise: true }
@@ -207,6 +262,7 @@ impl PostgresLogBuilder {
     pub async fn open(self) -> Result<PostgresLog, LogError> {
         let log = self.build();
         log.identity().await?;
+        retention::same_kind(&log.inner).await?;
         Ok(log)
     }
 }
@@ -239,25 +295,46 @@ impl EventLog for PostgresLog {
         &self,
         consumer: &ConsumerName,
         member: MemberId,
+        claim: Claim,
         lease: Duration,
-    ) -> Result<Option<Assignment>, LogError> {
-        consumers::join(&self.inner, consumer, member, lease).await
+    ) -> Result<Assignment, LogError> {
+        consumers::join(&self.inner, consumer, member, claim, lease).await
     }
 
-    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<(), LogError> {
+    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<Renewal, LogError> {
         consumers::renew(&self.inner, fence, lease).await
+    }
+
+    async fn release(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
+        consumers::release(&self.inner, fence, tracks).await
     }
 
     async fn leave(&self, fence: &Fence) -> Result<(), LogError> {
         consumers::leave(&self.inner, fence).await
     }
 
-    async fn read(&self, cursor: &Cursor, lanes: LaneSet, limit: usize) -> Result<Page, LogError> {
-        reader::read(&self.inner, cursor, lanes, limit.max(1)).await
+    async fn read(&self, tracks: &[Track], limit: usize) -> Result<Vec<Page>, LogError> {
+        reader::read(&self.inner, tracks, limit.max(1)).await
     }
 
-    async fn checkpoint(&self, fence: &Fence, cursor: &Cursor) -> Result<(), LogError> {
-        consumers::checkpoint(&self.inner, fence, cursor).await
+    async fn checkpoint(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
+        consumers::checkpoint(&self.inner, fence, tracks).await
+    }
+
+    async fn park(&self, fence: &Fence, events: &[Park]) -> Result<Vec<Parked>, LogError> {
+        consumers::park(&self.inner, fence, events).await
+    }
+
+    async fn blocked_keys(&self, fence: &Fence) -> Result<Vec<String>, LogError> {
+        consumers::blocked_keys(&self.inner, fence).await
+    }
+
+    async fn due_parked(&self, fence: &Fence, limit: usize) -> Result<Vec<ParkedEvent>, LogError> {
+        consumers::due_parked(&self.inner, fence, limit).await
+    }
+
+    async fn redriven(&self, fence: &Fence, events: &[Republished]) -> Result<Vec<Redriven>, LogError> {
+        consumers::redriven(&self.inner, fence, events).await
     }
 
     async fn progress(&self, consumer: &ConsumerName) -> Result<Progress, LogError> {

@@ -1,39 +1,33 @@
-//! Reading: the statements around [`super::cursor`].
+//! Reading: what the server says of itself and of the log, and the pages of tracks.
+//!
+//! A look at a log where nothing is new is one statement and one round trip, outside any transaction. Only when there is
+//! something to read does [`super::page`] open one. A pooler of transactions has to know prepared statements for that,
+//! as PgBouncer does from 1.21.
 
 use std::time::Duration;
 
-use outbox_core::{
-    event::{Lane, LaneSet},
-    log::{Cursor, LogError, LogErrorKind, LogIdentity, Page},
-};
-use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqlSafeStr, SqlStr, ValueRef as _, postgres::PgRow};
+use outbox_core::log::{LogError, LogErrorKind, LogIdentity, Page, StartAt, Track};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqlSafeStr, SqlStr, postgres::PgRow};
 
 use super::{
     Inner, SchemaName,
-    cursor::{Horizon, Place, Reading, Row, Snapshot},
-    error, schema, transaction,
+    cursor::{self, Horizon, Place, Snapshot, Taken},
+    error, page, schema,
 };
-use crate::stored;
+use crate::{generations::Generations, stored};
 
 /// How long the WAL of what was read may take to be flushed before the reader sees to it.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(1);
 
-/// Every statement has a new snapshot, whatever the pool's default is. The plans are pinned because their statistics
-/// cannot be right: a page lies beyond everything that was analysed. Before PostgreSQL 18 a scan that is switched off and
-/// used all the same seems so dear that the statement would be compiled, for 100 ms. Settings end with the transaction.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ ONLY; \
-    SET LOCAL max_parallel_workers_per_gather = 0; \
-    SET LOCAL jit = off; \
-    SET LOCAL enable_seqscan = off; \
-    SET LOCAL enable_bitmapscan = off";
+/// How many events one statement of [`start_at`] looks at.
+const TIMES_AT_ONCE: i64 = 20_000;
 
 #[derive(Debug)]
 pub(super) struct Sql {
     identity: SqlStr,
     state: SqlStr,
-    scan: SqlStr,
-    late: SqlStr,
-    unlisted: SqlStr,
+    times: SqlStr,
+    page: page::Sql,
 }
 
 impl Sql {
@@ -43,7 +37,14 @@ impl Sql {
             identity: sql("SELECT id, lanes, generation, schema_version FROM @schema@.outbox_log"),
             // The order counts: the statement's snapshot, then the head, then the next xid and the LSN. The head is
             // read when `head` is scanned, which is before the row it joins into is projected.
-            state: sql("WITH head AS MATERIALIZED (
+            //
+            // `age` remembers its answer until the transaction ends, and the next xid must not be older than the head;
+            // `looked` tells a second look in one transaction, as does the setting that ends with it.
+            //
+            // `late` orders what it needs no order of: so only the index on (xid, position) can answer it cheaply.
+            state: sql("WITH looked AS MATERIALIZED (
+                    SELECT coalesce(current_setting('outbox.looked', true), '') = 'yes' AS looked
+                ), head AS MATERIALIZED (
                     SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS head
                     FROM @schema@.outbox_event_position_seq
                 )
@@ -52,84 +53,135 @@ impl Sql {
                     CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END AS lsn,
                     CASE WHEN NOT pg_is_in_recovery()
                         THEN pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn() END AS flushed,
-                    pg_current_xact_id_if_assigned() IS NOT NULL AS writing
-                FROM pg_current_snapshot() AS s CROSS JOIN head CROSS JOIN @schema@.outbox_log"),
-            scan: sql(&format!(
-                "SELECT {COLUMNS} FROM @schema@.outbox_event
-                WHERE position > $2 AND position <= $3 ORDER BY position LIMIT $4"
-            )),
-            // Row comparisons, because only the index on (xid, position) can answer them: with `xid = x` the planner
-            // may prefer to filter the other one.
-            late: sql(&format!(
-                "SELECT e.* FROM unnest($2::text[]) AS x CROSS JOIN LATERAL (
-                    SELECT {COLUMNS} FROM @schema@.outbox_event
-                    WHERE (xid, position) > (x::xid8, $3) AND (xid, position) <= (x::xid8, 9223372036854775807)
-                    ORDER BY outbox_event.xid, outbox_event.position LIMIT $4
-                ) AS e ORDER BY e.position LIMIT $4"
-            )),
-            // Skips from one xid in the index to the next.
-            unlisted: sql("WITH RECURSIVE found AS (
-                    (SELECT xid FROM @schema@.outbox_event WHERE xid >= $1::text::xid8 AND xid < $2::text::xid8
-                        ORDER BY xid LIMIT 1)
-                    UNION ALL
-                    SELECT (SELECT e.xid FROM @schema@.outbox_event AS e
-                        WHERE e.xid > found.xid AND e.xid < $2::text::xid8 ORDER BY e.xid LIMIT 1)
-                    FROM found WHERE found.xid IS NOT NULL
-                )
-                SELECT xid FROM found WHERE xid IS NOT NULL"),
+                    looked OR pg_current_xact_id_if_assigned() IS NOT NULL AS abandoned,
+                    set_config('outbox.looked', 'yes', true) AS marked,
+                    ARRAY(SELECT generation::bigint FROM @schema@.outbox_generation ORDER BY generation) AS generations,
+                    ARRAY(SELECT from_position FROM @schema@.outbox_generation ORDER BY generation) AS begin_at,
+                    EXISTS (
+                        SELECT FROM unnest($1::text[]) AS x CROSS JOIN LATERAL (
+                            SELECT FROM @schema@.outbox_event
+                            WHERE (xid, position) > (x::xid8, 0)
+                                AND (xid, position) <= (x::xid8, 9223372036854775807)
+                            ORDER BY outbox_event.xid, outbox_event.position LIMIT 1
+                        ) AS e WHERE pg_visible_in_snapshot(x::xid8, s)
+                    ) AS late
+                FROM pg_current_snapshot() AS s CROSS JOIN looked CROSS JOIN head CROSS JOIN @schema@.outbox_log"),
+            times: sql("SELECT min(position) FILTER (WHERE created_at >= $3) AS first, max(position) AS last
+                FROM (
+                    SELECT position, created_at FROM @schema@.outbox_event
+                    WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $4
+                ) AS e"),
+            page: page::Sql::new(schema),
         }
     }
 }
 
-/// Payloads of lanes that nobody asked for stay in the database.
-const COLUMNS: &str = "xid, position, lane, id, aggregate_type, aggregate_id, ordering_key, event_type, content_type, \
-    CASE WHEN ($1 >> lane) & 1 = 1 THEN payload END AS payload, headers, created_at";
+pub(super) async fn read(log: &Inner, tracks: &[Track], limit: usize) -> Result<Vec<Page>, LogError> {
+    let places = tracks.iter().map(|track| Place::parse(&track.cursor)).collect::<Result<Vec<_>, _>>()?;
+    let mut awaited: Vec<u64> = places.iter().flat_map(Place::awaited).collect();
+    awaited.sort_unstable();
+    awaited.dedup();
 
-pub(super) async fn read(log: &Inner, cursor: &Cursor, lanes: LaneSet, limit: usize) -> Result<Page, LogError> {
-    let place = Place::parse(cursor)?;
-    let mut tx = transaction::begin(&log.pool, BEGIN).await?;
-    let state = state(log, &mut tx).await?;
-    place.check(state.identity.id, &state.horizon)?;
-
-    let mut reading = place.reading(state.horizon);
-    if let Some(span) = reading.unlisted() {
-        let found = unlisted(log, &mut tx, span).await?;
-        reading.found(found);
+    let mut conn = log.pool.acquire().await.map_err(error::log)?;
+    let looked = look(log, &mut conn, &awaited).await;
+    if looked.as_ref().is_err_and(|error| error.kind() == LogErrorKind::Unavailable) {
+        // It may be in the middle of a transaction that somebody has forgotten.
+        conn.close_on_drop();
     }
-    let scanned = scan(log, &mut tx, &reading, lanes, limit).await?;
-    let late = late(log, &mut tx, &reading, lanes, limit).await?;
-    tx.commit().await.map_err(error::log)?;
+    let (state, late) = looked?;
+    for place in &places {
+        place.check(state.identity.id, &state.horizon)?;
+    }
 
-    let taken = reading.take(scanned, late, lanes, limit);
-    if taken.moved && !state.flushed {
+    let reading = |(place, track): (Place, &Track)| page::Wanted {
+        reading: place.reading(state.horizon.clone(), late),
+        lanes: track.lanes,
+    };
+    let wanted: Vec<page::Wanted> = places.into_iter().zip(tracks).map(reading).collect();
+    let page::Pages { mut pages, flushed } = if wanted.iter().all(|wanted| wanted.reading.is_empty()) {
+        drop(conn);
+        let pages = wanted.into_iter().map(|wanted| wanted.reading.nothing()).collect();
+        page::Pages { pages, flushed: state.flushed }
+    } else {
+        let decoder = stored::Decoder::new(state.identity.id, state.generations);
+        let lsn = (!state.flushed).then(|| state.lsn.clone());
+        page::take(conn, log.reader.page.clone(), page::Request { wanted, limit, decoder, lsn }).await?
+    };
+    cursor::meet(&mut pages);
+
+    if pages.iter().any(|page| page.moved) && !flushed {
         flush(log, &state.lsn).await?;
     }
-    let mut decoder = stored::Decoder::new(&state.identity);
-    let events = taken.events.iter().map(|row| decoder.event(&row.columns()?)).collect::<Result<_, LogError>>()?;
-    let next = if taken.moved { taken.next.to_cursor() } else { cursor.clone() };
-    Ok(Page { events, next, caught_up: taken.caught_up })
+    let page = |(taken, track): (Taken<_>, &Track)| Page {
+        events: taken.events,
+        next: if taken.moved { taken.next.to_cursor() } else { track.cursor.clone() },
+        caught_up: taken.caught_up,
+    };
+    Ok(pages.into_iter().zip(tracks).map(page).collect())
+}
+
+/// Where a consumer begins. Wants a transaction of the caller's own at READ COMMITTED, as [`state`] does, and looks at
+/// every event up to the one found.
+///
+/// # Errors
+/// As [`state`].
+pub(super) async fn start_at(log: &Inner, conn: &mut PgConnection, start: StartAt) -> Result<Place, LogError> {
+    let State { identity, horizon, .. } = state(log, conn).await?;
+    let time = match start {
+        StartAt::End => return Ok(Place::after(identity.id, horizon)),
+        StartAt::Time(time) => time,
+        _ => return Ok(Place::beginning(identity.id)),
+    };
+    // As for pages: what is known of the table may be old.
+    let plans = "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)";
+    sqlx::query(plans).execute(&mut *conn).await.map_err(error::log)?;
+    let mut seen = 0;
+    loop {
+        // A transaction that commits meanwhile is seen here and not in the horizon, or the other way round: its events
+        // come in either case, as stragglers or behind the place.
+        let (first, last): (Option<i64>, Option<i64>) = sqlx::query_as(log.reader.times.clone())
+            .bind(seen)
+            .bind(horizon.head as i64)
+            .bind(time)
+            .bind(TIMES_AT_ONCE)
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(error::log)?;
+        match (first, last) {
+            (Some(first), _) => return Ok(Place::after_position(identity.id, horizon, first as u64 - 1)),
+            (None, Some(last)) => seen = last,
+            (None, None) => return Ok(Place::after(identity.id, horizon)),
+        }
+    }
 }
 
 /// What the database says of the log and of itself.
 pub(super) struct State {
     pub(super) identity: LogIdentity,
     pub(super) horizon: Horizon,
+    pub(super) generations: Generations,
     /// Where the WAL ended after the snapshot was taken.
     lsn: String,
     /// Everything up to there is on disk already.
     flushed: bool,
 }
 
-/// Wants a transaction of the caller's own: the next xid is read once in a transaction, and again in the next one.
+/// Wants a transaction of the caller's own that has not asked before, or none.
 ///
 /// # Errors
 /// As [`identity`], and [`LogErrorKind::ReadOnly`] on a standby.
 pub(super) async fn state(log: &Inner, conn: &mut PgConnection) -> Result<State, LogError> {
-    let row = sqlx::query(log.reader.state.clone()).fetch_optional(conn).await.map_err(error::log)?;
+    look(log, conn, &[]).await.map(|(state, _)| state)
+}
+
+/// The state, and whether any of these transactions has ended and left rows.
+async fn look(log: &Inner, conn: &mut PgConnection, awaited: &[u64]) -> Result<(State, bool), LogError> {
+    let awaited: Vec<String> = awaited.iter().map(u64::to_string).collect();
+    let row = sqlx::query(log.reader.state.clone()).bind(awaited).fetch_optional(conn).await.map_err(error::log)?;
     let row = row.ok_or_else(no_row)?;
     let identity = identity_of(log, &row)?;
-    if get(&row, "writing")? {
-        // Its own xid is missing in the snapshot of a transaction that writes.
+    if get(&row, "abandoned")? {
+        // Its own xid is missing in the snapshot of a transaction that writes, and what it knew first it knows for ever.
         let message = "the pool gave a connection that somebody had left in the middle of a transaction; try again";
         return Err(LogError::new(LogErrorKind::Unavailable, message));
     }
@@ -145,7 +197,9 @@ pub(super) async fn state(log: &Inner, conn: &mut PgConnection) -> Result<State,
     let head: i64 = get(&row, "head")?;
     let next_xid: i64 = get(&row, "next_xid")?;
     let horizon = Horizon { snapshot, head: head as u64, next_xid: next_xid as u64 };
-    Ok(State { identity, horizon, lsn, flushed: flushed == Some(true) })
+    let (numbers, begin_at): (Vec<i64>, Vec<i64>) = (get(&row, "generations")?, get(&row, "begin_at")?);
+    let generations = Generations::parse(numbers.into_iter().zip(begin_at))?;
+    Ok((State { identity, horizon, generations, lsn, flushed: flushed == Some(true) }, get(&row, "late")?))
 }
 
 /// # Errors
@@ -174,64 +228,12 @@ pub(super) fn newer() -> LogError {
     LogError::new(LogErrorKind::Incompatible, "the log's tables were made by a newer library: use that one")
 }
 
-async fn scan(
-    log: &Inner,
-    conn: &mut PgConnection,
-    reading: &Reading,
-    lanes: LaneSet,
-    limit: usize,
-) -> Result<Vec<StoredRow>, LogError> {
-    let Some((start, end)) = reading.scan() else { return Ok(Vec::new()) };
-    let rows = sqlx::query(log.reader.scan.clone())
-        .bind(lanes.mask() as i64)
-        .bind(start as i64)
-        .bind(end as i64)
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(conn)
-        .await
-        .map_err(error::log)?;
-    rows.into_iter().map(StoredRow::new).collect()
-}
-
-async fn late(
-    log: &Inner,
-    conn: &mut PgConnection,
-    reading: &Reading,
-    lanes: LaneSet,
-    limit: usize,
-) -> Result<Vec<StoredRow>, LogError> {
-    if reading.stragglers().is_empty() {
-        return Ok(Vec::new());
-    }
-    let xids: Vec<String> = reading.stragglers().iter().map(u64::to_string).collect();
-    let rows = sqlx::query(log.reader.late.clone())
-        .bind(lanes.mask() as i64)
-        .bind(xids)
-        .bind(reading.passed() as i64)
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(conn)
-        .await
-        .map_err(error::log)?;
-    rows.into_iter().map(StoredRow::new).collect()
-}
-
-async fn unlisted(log: &Inner, conn: &mut PgConnection, span: std::ops::Range<u64>) -> Result<Vec<u64>, LogError> {
-    let rows = sqlx::query(log.reader.unlisted.clone())
-        .bind(span.start.to_string())
-        .bind(span.end.to_string())
-        .fetch_all(conn)
-        .await
-        .map_err(error::log)?;
-    rows.iter().map(|row| xid(row, 0)).collect()
-}
-
 /// Waits until a crash can take nothing back of what ended before `lsn`. Writers that commit asynchronously do not wait
 /// for that themselves, and the server may take a while when it has nothing else to do.
 ///
 /// The same goes for a place without events: it counts on transactions that had ended, whose ids a crash could issue
 /// again.
 async fn flush(log: &Inner, lsn: &str) -> Result<(), LogError> {
-    // By now the page was read, which is often long enough.
     if is_flushed(log, lsn).await? {
         return Ok(());
     }
@@ -262,64 +264,6 @@ async fn is_flushed(log: &Inner, lsn: &str) -> Result<bool, LogError> {
         .fetch_one(&log.pool)
         .await
         .map_err(error::log)
-}
-
-/// A row that is decoded only when it is an event of this page.
-struct StoredRow {
-    xid: u64,
-    position: u64,
-    lane: Lane,
-    row: PgRow,
-}
-
-impl StoredRow {
-    fn new(row: PgRow) -> Result<Self, LogError> {
-        let position: i64 = row.try_get(1).map_err(error::log)?;
-        let lane: i16 = row.try_get(2).map_err(error::log)?;
-        Ok(Self { xid: xid(&row, 0)?, position: position as u64, lane: stored::lane(i64::from(lane))?, row })
-    }
-
-    fn columns(&self) -> Result<stored::Columns<'_>, LogError> {
-        let row = &self.row;
-        let columns = || -> Result<_, sqlx::Error> {
-            Ok(stored::Columns {
-                position: self.position,
-                lane: self.lane,
-                id: row.try_get(3)?,
-                aggregate_type: row.try_get(4)?,
-                aggregate_id: row.try_get(5)?,
-                ordering_key: row.try_get(6)?,
-                event_type: row.try_get(7)?,
-                content_type: row.try_get(8)?,
-                payload: row.try_get(9)?,
-                headers: row.try_get(10)?,
-                created_at: row.try_get(11)?,
-            })
-        };
-        columns().map_err(error::log)
-    }
-}
-
-impl Row for StoredRow {
-    fn xid(&self) -> u64 {
-        self.xid
-    }
-
-    fn position(&self) -> u64 {
-        self.position
-    }
-
-    fn lane(&self) -> Lane {
-        self.lane
-    }
-}
-
-/// `xid8` is a type that sqlx does not know; on the wire it is eight bytes.
-fn xid(row: &PgRow, column: usize) -> Result<u64, LogError> {
-    let value = row.try_get_raw(column).map_err(error::log)?;
-    let bytes = if value.is_null() { None } else { value.as_bytes().ok() };
-    let bytes = bytes.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
-    bytes.map(u64::from_be_bytes).ok_or_else(|| stored::corrupt("column xid is no xid8".to_owned()))
 }
 
 fn get<'r, T>(row: &'r PgRow, column: &str) -> Result<T, LogError>

@@ -11,10 +11,18 @@ use sqlx::{
     migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 
-use super::{error, reader, transaction};
+use super::{error, reader, retention, transaction};
 
 /// The version of the tables that this library works with.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 4;
+
+/// In order; each file is final once it was released.
+const MIGRATIONS: [(i64, &str, &str); 4] = [
+    (1, "log", include_str!("migrations/0001_log.sql")),
+    (2, "members", include_str!("migrations/0002_members.sql")),
+    (3, "writing", include_str!("migrations/0003_writing.sql")),
+    (4, "retention", include_str!("migrations/0004_retention.sql")),
+];
 
 /// The name of the schema that holds a log's tables: 1 to 63 of `a-z`, `0-9` and `_`, not beginning with a digit or
 /// with `pg_`.
@@ -82,9 +90,11 @@ impl std::str::FromStr for SchemaName {
 }
 
 fn migrator(schema: &SchemaName) -> Migrator {
-    let log = schema.qualify(include_str!("migrations/0001_log.sql"));
-    let log = Migration::new(1, "log".into(), MigrationType::Simple, AssertSqlSafe(log).into_sql_str(), false);
-    let mut migrator = Migrator::with_migrations(vec![log]);
+    let migrations = MIGRATIONS.map(|(version, name, sql)| {
+        let sql = AssertSqlSafe(schema.qualify(sql)).into_sql_str();
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.to_vec());
     migrator.dangerous_set_table_name(schema.qualify("@schema@._outbox_migrations"));
     // Its own lock belongs to the session, which does not work behind a pooler of transactions.
     migrator.set_locking(false);
@@ -92,7 +102,7 @@ fn migrator(schema: &SchemaName) -> Migrator {
 }
 
 /// Makes or updates the tables, in one transaction.
-pub(super) async fn migrate(pool: &PgPool, schema: &SchemaName, lanes: LaneCount) -> Result<(), LogError> {
+pub(super) async fn migrate(pool: &PgPool, schema: &SchemaName, lanes: LaneCount, ring: bool) -> Result<(), LogError> {
     // At the default isolation of some pools, the second of two processes would not see what the first one made.
     let mut tx = transaction::begin(pool, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     let conn: &mut PgConnection = &mut tx;
@@ -104,13 +114,16 @@ pub(super) async fn migrate(pool: &PgPool, schema: &SchemaName, lanes: LaneCount
     create_schema(&mut *conn, schema).await?;
     // `run_direct` and not `run`: the transaction is already open, and each migration becomes a savepoint in it.
     migrator(schema).run_direct(None, &mut *conn, false).await.map_err(refused)?;
-    sqlx::query(AssertSqlSafe(
-        schema.qualify("INSERT INTO @schema@.outbox_log (lanes) VALUES ($1) ON CONFLICT DO NOTHING"),
-    ))
-    .bind(i16::from(lanes.get()))
-    .execute(&mut *conn)
-    .await
-    .map_err(error::log)?;
+    let create = "INSERT INTO @schema@.outbox_log (lanes, schema_version) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    let created = sqlx::query(AssertSqlSafe(schema.qualify(create)))
+        .bind(i16::from(lanes.get()))
+        .bind(VERSION)
+        .execute(&mut *conn)
+        .await
+        .map_err(error::log)?;
+    if ring && created.rows_affected() == 1 {
+        sqlx::raw_sql(AssertSqlSafe(schema.qualify(retention::RING))).execute(&mut *conn).await.map_err(error::log)?;
+    }
     tx.commit().await.map_err(error::log)
 }
 
@@ -140,7 +153,7 @@ fn refused(failed: MigrateError) -> LogError {
 }
 
 /// The migrations as one script, with the notes that tell the migrator not to run them again.
-pub(super) fn migration_sql(schema: &SchemaName, lanes: LaneCount) -> String {
+pub(super) fn migration_sql(schema: &SchemaName, lanes: LaneCount, ring: bool) -> String {
     use fmt::Write as _;
     let mut script = schema.qualify(
         "CREATE SCHEMA IF NOT EXISTS @schema@;\n\n\
@@ -166,7 +179,14 @@ pub(super) fn migration_sql(schema: &SchemaName, lanes: LaneCount) -> String {
             migration.description,
         );
     }
-    let _infallible = writeln!(script, "\nINSERT INTO \"{schema}\".outbox_log (lanes) VALUES ({});", lanes.get());
+    let _infallible = writeln!(
+        script,
+        "\nINSERT INTO \"{schema}\".outbox_log (lanes, schema_version) VALUES ({}, {VERSION});",
+        lanes.get()
+    );
+    if ring {
+        let _infallible = write!(script, "\n{}", schema.qualify(retention::RING));
+    }
     script
 }
 
@@ -198,7 +218,7 @@ mod tests {
 
     #[test]
     fn every_table_is_qualified() {
-        let sql = SchemaName::default().qualify(include_str!("migrations/0001_log.sql"));
+        let sql: String = MIGRATIONS.iter().map(|(_, _, sql)| SchemaName::default().qualify(sql)).collect();
         let code = sql.lines().filter(|line| !line.trim_start().starts_with("--"));
         for line in code.filter(|line| line.contains("outbox_") && !line.contains("CREATE INDEX")) {
             let qualified = line.matches("\"outbox\".outbox_").count();

@@ -8,8 +8,9 @@ use outbox_core::{
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::{Inner, error, reader};
+use crate::trace_context;
 
-/// Ten parameters a row; SQLite takes 32,766 a statement. Each number of rows is a statement to prepare and to keep.
+/// Eleven parameters a row; SQLite takes 32,766 a statement. Each number of rows is a statement to prepare and to keep.
 const ROWS_A_STATEMENT: usize = 50;
 
 pub(super) async fn append(
@@ -17,7 +18,8 @@ pub(super) async fn append(
     conn: &mut SqliteConnection,
     events: &[NewEvent],
 ) -> Result<Receipt, AppendError> {
-    for event in events {
+    let events = trace_context::joined(events, log.trace);
+    for event in &*events {
         log.profile.check(event)?;
     }
     if events.is_empty() {
@@ -48,7 +50,7 @@ async fn frozen(log: &Inner, conn: &mut SqliteConnection) -> Result<LogIdentity,
 async fn insert(conn: &mut SqliteConnection, log: &LogIdentity, events: &[NewEvent]) -> Result<(), AppendError> {
     let mut sql = QueryBuilder::<Sqlite>::new(
         "INSERT INTO outbox_event (lane, id, aggregate_type, aggregate_id, ordering_key, event_type, content_type, \
-         payload, headers, created_at) ",
+         payload, headers, created_at, unordered) ",
     );
     sql.push_values(events, |mut row, event| {
         let event = event.event();
@@ -61,7 +63,8 @@ async fn insert(conn: &mut SqliteConnection, log: &LogIdentity, events: &[NewEve
             .push_bind(event.content_type.as_str())
             .push_bind(event.payload.as_deref())
             .push_bind(event.headers.to_stored())
-            .push_bind(event.created_at.timestamp_micros());
+            .push_bind(event.created_at.timestamp_micros())
+            .push_bind(event.unordered);
     });
     sql.build().execute(conn).await.map_err(error::append)?;
     Ok(())

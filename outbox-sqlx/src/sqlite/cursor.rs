@@ -6,16 +6,28 @@ use outbox_core::{
 };
 use uuid::Uuid;
 
+use super::reader::State;
+
 /// How far a consumer is: what a [`Cursor`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
-    pub(super) log: LogId,
-    pub(super) position: u64,
+    log: LogId,
+    /// The newest one when the place was written. Positions are issued again after a restore, so a position alone does
+    /// not say whether it was reached before or after.
+    generation: u16,
+    position: u64,
 }
 
-const VERSION: &str = "sqlite1";
+const VERSION: &str = "sqlite2";
+/// Without a generation, when there was only the first one.
+const VERSION_1: &str = "sqlite1";
 
 impl Place {
+    /// A place of this log as it is now.
+    pub(super) fn at(position: u64, state: &State) -> Self {
+        Self { log: state.identity.id, generation: state.generations.newest(), position }
+    }
+
     /// # Errors
     /// [`LogErrorKind::BadCursor`] when the text is not what [`Place::to_cursor`] makes.
     pub(super) fn parse(cursor: &Cursor) -> Result<Self, LogError> {
@@ -26,47 +38,103 @@ impl Place {
     }
 
     fn parse_text(text: &str) -> Option<Self> {
-        let (log, position) = text.strip_prefix(VERSION)?.strip_prefix(' ')?.split_once(' ')?;
-        Some(Self { log: LogId(Uuid::try_parse(log).ok()?), position: position.parse().ok()? })
+        let mut words = text.split(' ');
+        let version = words.next()?;
+        let log = LogId(Uuid::try_parse(words.next()?).ok()?);
+        let generation = match version {
+            VERSION => words.next()?.parse().ok()?,
+            VERSION_1 => 0,
+            _ => return None,
+        };
+        let position = words.next()?.parse().ok()?;
+        words.next().is_none().then_some(Self { log, generation, position })
     }
 
     /// As text, for keeping.
     pub(super) fn to_cursor(self) -> Cursor {
-        Cursor::from_text(format!("{VERSION} {} {}", self.log.0.as_simple(), self.position))
+        Cursor::from_text(format!("{VERSION} {} {} {}", self.log.0.as_simple(), self.generation, self.position))
     }
 
-    /// Whether this place can be of this log, whose newest position is `head`.
+    /// The position, whatever log and time it is of.
+    pub(super) fn position(self) -> u64 {
+        self.position
+    }
+
+    /// The position, if it is one that this log has reached.
     ///
     /// # Errors
-    /// [`LogErrorKind::BadCursor`] when it is another log's, or lies beyond its end.
-    pub(super) fn check(self, log: LogId, head: u64) -> Result<(), LogError> {
+    /// [`LogErrorKind::BadCursor`] when the place is another log's, lies beyond the end, or was reached in a past that a
+    /// restore undid.
+    pub(super) fn within(self, state: &State) -> Result<u64, LogError> {
+        let Self { log, generation, position } = self;
         let refuse = |message: String| Err(LogError::new(LogErrorKind::BadCursor, message));
-        if self.log != log {
-            return refuse(format!("the cursor is of log {}, this is log {log}", self.log));
+        if log != state.identity.id {
+            return refuse(format!("the cursor is of log {log}, this is log {}", state.identity.id));
         }
-        if self.position > head {
+        if position > state.head || generation > state.generations.newest() {
             return refuse(format!(
-                "the cursor is at position {}, but the log ends at {head}: the file was restored to an earlier time, \
-                 and the log has to be re-anchored",
-                self.position
+                "the cursor is at position {position} of generation {generation}, but the log ends at {} of generation \
+                 {}: the file was restored to an earlier time; re-anchor the log (`reanchor`)",
+                state.head,
+                state.generations.newest(),
             ));
         }
-        Ok(())
+        match state.generations.end_of(generation) {
+            Some(end) if position >= end => refuse(format!(
+                "the cursor is at position {position} of generation {generation}, which a restore cut off at {end}: \
+                 start again from a place of the restored log",
+            )),
+            _ => Ok(position),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use outbox_core::{event::LaneCount, log::LogIdentity};
+
     use super::*;
+    use crate::generations::Generations;
+
+    const LOG: LogId = LogId(Uuid::from_u128(7));
+
+    fn state() -> State {
+        let identity = LogIdentity { id: LOG, lanes: LaneCount::default(), generation: 1 };
+        let generations = Generations::parse([(0, 1), (1, 11)]).expect("generations");
+        State { identity, generations, head: 20 }
+    }
+
+    fn refusal(place: Place) -> String {
+        let refused = place.within(&state()).expect_err("refused");
+        assert_eq!(refused.kind(), LogErrorKind::BadCursor);
+        refused.to_string()
+    }
 
     #[test]
     fn a_cursor_reads_back_and_other_text_does_not() {
-        let place = Place { log: LogId(Uuid::from_u128(7)), position: 12 };
+        let place = Place::at(12, &state());
         assert_eq!(Place::parse(&place.to_cursor()).expect("reads back"), place);
-        for bad in ["", "12", "sqlite1", "sqlite1 x 3", "sqlite1 00000000000000000000000000000007 -1", "pg1 7 1:1: 0 1"]
-        {
+        let log = LOG.0.as_simple();
+        let old = Cursor::from_text(format!("sqlite1 {log} 12"));
+        assert_eq!(Place::parse(&old).expect("version 1"), Place { generation: 0, ..place });
+        for bad in ["", "12", "sqlite2", "sqlite2 x 0 3", "pg1 7 1:1: 0 1"] {
             let refused = Place::parse(&Cursor::from_text(bad)).expect_err(bad);
             assert_eq!(refused.kind(), LogErrorKind::BadCursor);
         }
+        for bad in ["-1", "0 -1", "0 1 2", "70000 1", "0"] {
+            assert!(Place::parse(&Cursor::from_text(format!("sqlite2 {log} {bad}"))).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_places_that_this_log_has_reached_are_taken() {
+        let place = |generation, position| Place { log: LOG, generation, position };
+        for (generation, position) in [(0, 0), (0, 10), (1, 0), (1, 20)] {
+            assert_eq!(place(generation, position).within(&state()).expect("reached"), position);
+        }
+        assert!(refusal(place(1, 21)).contains("reanchor"));
+        assert!(refusal(place(2, 1)).contains("reanchor"));
+        assert!(refusal(place(0, 11)).contains("cut off"));
+        assert!(refusal(Place { log: LogId(Uuid::nil()), ..place(0, 1) }).contains("this is log"));
     }
 }

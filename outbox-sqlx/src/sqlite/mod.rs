@@ -7,7 +7,9 @@
 //!
 //! Use [`SqliteLog::connect_options`], or the same settings: `journal_mode=WAL`, so that readers and the writer do not
 //! wait for each other; `synchronous=FULL`, because with `NORMAL` a power cut takes back events that were already read;
-//! a `busy_timeout`, for SQLite has one writer at a time.
+//! a `busy_timeout`, for SQLite has one writer at a time. `migrate` and `open` refuse a log whose own connections have
+//! another journal mode or less than `FULL`. The connections that the application appends through are its own: nobody
+//! checks them.
 //!
 //! Begin transactions that write with `pool.begin_with("BEGIN IMMEDIATE")`. A plain `BEGIN` that reads first and writes
 //! later fails with `SQLITE_BUSY` as soon as somebody else wrote in between, whatever the timeout. One write connection
@@ -25,13 +27,33 @@
 //! log.migrate().await?;
 //! # Ok(()) }
 //! ```
+//!
+//! # What is different from PostgreSQL
+//!
+//! * One transaction writes at a time ([`LogCapabilities::concurrent_writers`] is false), so the order of positions is
+//!   the order of commits, and a cursor is a position.
+//! * Members' writes queue with everybody else's. A renewal that changes nothing writes one page; looking around, reading
+//!   and [`EventLog::due_parked`] write nothing and wait for nobody.
+//! * Leases run on the clock of the machine. All processes that use the file are on it: SQLite's WAL needs shared memory,
+//!   so a file on a network drive does not work.
+//! * [`LogAdmin::prune`] removes up to 2,000 positions in a transaction and leaves the file to others for as long as each
+//!   took. A writer may wait for one of them, so keep the `busy_timeout`. The file does not shrink; new events use the room.
+//! * A file that was put back from a backup looks the same as one that never went on: **nothing can tell**. Run
+//!   [`LogAdmin::reanchor`] before anybody writes to it. Two restores of *one* backup get the same generation, since each
+//!   begins from what is in that file: if what the first one published is still in use, re-anchor twice.
 
 mod append;
+mod builder;
 mod consumers;
 mod cursor;
+mod doctor;
 mod error;
 mod reader;
+mod restored;
+mod retention;
 mod schema;
+mod settings;
+mod writing;
 
 use std::{
     path::Path,
@@ -41,10 +63,11 @@ use std::{
 
 use async_trait::async_trait;
 use outbox_core::{
-    event::{LaneCount, LaneSet, NewEvent},
+    event::{LaneCount, NewEvent, RecordedEvent, Sequence},
     log::{
-        Assignment, ConsumerName, Cursor, EventLog, Fence, LogCapabilities, LogError, LogErrorKind, LogIdentity,
-        MemberId, Page, Progress, StartAt,
+        Assignment, Claim, ConsumerInfo, ConsumerName, DiscardedEvent, EventLog, EventStatus, Fence, LogAdmin,
+        LogCapabilities, LogError, LogErrorKind, LogIdentity, MemberId, Page, Park, Parked, ParkedEvent, Progress,
+        Pruned, Reanchored, Redrive, Redriven, Renewal, Republished, RetentionPolicy, StartAt, Track,
     },
     outbox::{AppendError, Outbox, Receipt},
     profile::Profile,
@@ -54,6 +77,9 @@ use sqlx::{
     Sqlite, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
+
+pub use self::builder::SqliteLogBuilder;
+use crate::CurrentTrace;
 
 /// A log in a SQLite file. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -68,6 +94,7 @@ struct Inner {
     profile: Profile,
     lanes: Option<LaneCount>,
     wake: Wake,
+    trace: Option<CurrentTrace>,
     /// What never changes while the log exists; the generation in it may.
     frozen: OnceLock<LogIdentity>,
 }
@@ -78,7 +105,8 @@ impl SqliteLog {
     ///
     /// `write` is used for the consumers' own writes; events are written through the caller's transactions.
     pub fn builder(write: SqlitePool) -> SqliteLogBuilder {
-        SqliteLogBuilder { write, read: None, profile: Profile::default(), lanes: None, wake: Wake::default() }
+        let (profile, wake) = (Profile::default(), Wake::default());
+        SqliteLogBuilder { write, read: None, profile, lanes: None, wake, trace: None }
     }
 
     /// The settings that a log needs: WAL, `synchronous=FULL`, a busy timeout of 5 s, foreign keys. The file is created
@@ -98,13 +126,15 @@ impl SqliteLog {
     /// once. Its notes are in `_outbox_migrations`: other users' migrations are not touched.
     ///
     /// # Errors
-    /// [`LogErrorKind::Incompatible`] when the tables were made by a newer library or with another number of lanes,
+    /// [`LogErrorKind::Incompatible`] when the tables were made by a newer library or with another number of lanes, or the
+    /// connections have other settings than [those of the log](self#settings-of-the-connections),
     /// [`LogErrorKind::ReadOnly`] or [`LogErrorKind::Database`] when they cannot be made,
     /// [`LogErrorKind::Unavailable`] when the file is busy for longer than the timeout. Nothing was changed then.
     ///
     /// # Cancellation
     /// All in one transaction: either everything is done or nothing.
     pub async fn migrate(&self) -> Result<(), LogError> {
+        settings::check(&self.inner.write).await?;
         match self.identity().await {
             Err(error) if error.kind() == LogErrorKind::NotMigrated => {}
             known => return known.map(drop),
@@ -118,74 +148,6 @@ impl SqliteLog {
     #[must_use]
     pub fn migration_sql(lanes: LaneCount) -> String {
         schema::migration_sql(lanes)
-    }
-}
-
-/// Settings of a [`SqliteLog`].
-#[derive(Debug, Clone)]
-#[must_use = "call `open` or `build`"]
-pub struct SqliteLogBuilder {
-    write: SqlitePool,
-    read: Option<SqlitePool>,
-    profile: Profile,
-    lanes: Option<LaneCount>,
-    wake: Wake,
-}
-
-impl SqliteLogBuilder {
-    /// Reads through this pool, so that readers do not wait for the write connection.
-    pub fn read_pool(mut self, pool: SqlitePool) -> Self {
-        self.read = Some(pool);
-        self
-    }
-
-    /// What is refused at append because it could not be published. Relays need the same one.
-    pub fn profile(mut self, profile: Profile) -> Self {
-        self.profile = profile;
-        self
-    }
-
-    /// How many lanes the log gets when it is created. Asking an existing log for another number is an error; without
-    /// this call it is taken as it is.
-    pub fn lanes(mut self, lanes: LaneCount) -> Self {
-        self.lanes = Some(lanes);
-        self
-    }
-
-    /// Shares a bell with other handles on the same log. Default: one of its own.
-    pub fn wake(mut self, wake: Wake) -> Self {
-        self.wake = wake;
-        self
-    }
-
-    /// The log, without asking the database: for a log that may have to be migrated first.
-    #[must_use]
-    pub fn build(self) -> SqliteLog {
-        let Self { write, read, profile, lanes, wake } = self;
-        let read = read.unwrap_or_else(|| write.clone());
-        SqliteLog { inner: Arc::new(Inner { write, read, profile, lanes, wake, frozen: OnceLock::new() }) }
-    }
-
-    /// The log, after [`SqliteLog::migrate`].
-    ///
-    /// # Errors
-    /// See [`SqliteLog::migrate`].
-    pub async fn migrate(self) -> Result<SqliteLog, LogError> {
-        let log = self.build();
-        log.migrate().await?;
-        Ok(log)
-    }
-
-    /// The log, after checking that it is there and as expected.
-    ///
-    /// # Errors
-    /// [`LogErrorKind::NotMigrated`] when the tables are missing or old, [`LogErrorKind::Incompatible`] when they are of
-    /// a newer version or another number of lanes was asked for, and what [`EventLog`] says about databases that cannot
-    /// be reached.
-    pub async fn open(self) -> Result<SqliteLog, LogError> {
-        let log = self.build();
-        log.identity().await?;
-        Ok(log)
     }
 }
 
@@ -217,25 +179,46 @@ impl EventLog for SqliteLog {
         &self,
         consumer: &ConsumerName,
         member: MemberId,
+        claim: Claim,
         lease: Duration,
-    ) -> Result<Option<Assignment>, LogError> {
-        consumers::join(&self.inner, consumer, member, lease).await
+    ) -> Result<Assignment, LogError> {
+        consumers::join(&self.inner, consumer, member, claim, lease).await
     }
 
-    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<(), LogError> {
+    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<Renewal, LogError> {
         consumers::renew(&self.inner, fence, lease).await
+    }
+
+    async fn release(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
+        consumers::release(&self.inner, fence, tracks).await
     }
 
     async fn leave(&self, fence: &Fence) -> Result<(), LogError> {
         consumers::leave(&self.inner, fence).await
     }
 
-    async fn read(&self, cursor: &Cursor, lanes: LaneSet, limit: usize) -> Result<Page, LogError> {
-        reader::read(&self.inner, cursor, lanes, limit.max(1)).await
+    async fn read(&self, tracks: &[Track], limit: usize) -> Result<Vec<Page>, LogError> {
+        reader::read(&self.inner, tracks, limit.max(1)).await
     }
 
-    async fn checkpoint(&self, fence: &Fence, cursor: &Cursor) -> Result<(), LogError> {
-        consumers::checkpoint(&self.inner, fence, cursor).await
+    async fn checkpoint(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
+        consumers::checkpoint(&self.inner, fence, tracks).await
+    }
+
+    async fn park(&self, fence: &Fence, events: &[Park]) -> Result<Vec<Parked>, LogError> {
+        consumers::park(&self.inner, fence, events).await
+    }
+
+    async fn blocked_keys(&self, fence: &Fence) -> Result<Vec<String>, LogError> {
+        consumers::blocked_keys(&self.inner, fence).await
+    }
+
+    async fn due_parked(&self, fence: &Fence, limit: usize) -> Result<Vec<ParkedEvent>, LogError> {
+        consumers::due_parked(&self.inner, fence, limit).await
+    }
+
+    async fn redriven(&self, fence: &Fence, events: &[Republished]) -> Result<Vec<Redriven>, LogError> {
+        consumers::redriven(&self.inner, fence, events).await
     }
 
     async fn progress(&self, consumer: &ConsumerName) -> Result<Progress, LogError> {
@@ -244,5 +227,62 @@ impl EventLog for SqliteLog {
 
     fn wake(&self) -> &Wake {
         &self.inner.wake
+    }
+}
+
+#[async_trait]
+impl LogAdmin for SqliteLog {
+    async fn consumers(&self) -> Result<Vec<ConsumerInfo>, LogError> {
+        consumers::consumers(&self.inner).await
+    }
+
+    async fn set_paused(&self, consumer: &ConsumerName, paused: bool) -> Result<(), LogError> {
+        consumers::set_paused(&self.inner, consumer, paused).await
+    }
+
+    async fn drop_consumer(&self, consumer: &ConsumerName) -> Result<(), LogError> {
+        consumers::drop_consumer(&self.inner, consumer).await
+    }
+
+    async fn parked(
+        &self,
+        consumer: &ConsumerName,
+        after: Option<Sequence>,
+        limit: usize,
+    ) -> Result<Vec<ParkedEvent>, LogError> {
+        consumers::parked(&self.inner, consumer, after, limit).await
+    }
+
+    async fn redrive(&self, consumer: &ConsumerName, which: &Redrive) -> Result<u64, LogError> {
+        consumers::redrive(&self.inner, consumer, which).await
+    }
+
+    async fn discard(&self, consumer: &ConsumerName, sequence: Sequence, reason: &str) -> Result<bool, LogError> {
+        consumers::discard(&self.inner, consumer, sequence, reason).await
+    }
+
+    async fn discarded(
+        &self,
+        consumer: &ConsumerName,
+        after: Option<Sequence>,
+        limit: usize,
+    ) -> Result<Vec<DiscardedEvent>, LogError> {
+        consumers::discarded(&self.inner, consumer, after, limit).await
+    }
+
+    async fn event_status(&self, consumer: &ConsumerName, sequence: Sequence) -> Result<Option<EventStatus>, LogError> {
+        consumers::event_status(&self.inner, consumer, sequence).await
+    }
+
+    async fn tail(&self, after: Option<Sequence>, limit: usize) -> Result<Vec<RecordedEvent>, LogError> {
+        reader::tail(&self.inner, after, limit).await
+    }
+
+    async fn prune(&self, policy: &RetentionPolicy) -> Result<Pruned, LogError> {
+        retention::prune(&self.inner, policy).await
+    }
+
+    async fn reanchor(&self) -> Result<Reanchored, LogError> {
+        restored::reanchor(&self.inner).await
     }
 }

@@ -14,14 +14,23 @@ use sqlx::{
 use super::error;
 
 /// The version of the tables that this library works with.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 4;
 
-const CREATE_LOG: &str = "INSERT OR IGNORE INTO outbox_log (one, lanes) VALUES (1, ?1)";
+/// In order; each file is final once it was released.
+const MIGRATIONS: [(i64, &str, &str); 4] = [
+    (1, "log", include_str!("migrations/0001_log.sql")),
+    (2, "members", include_str!("migrations/0002_members.sql")),
+    (3, "writing", include_str!("migrations/0003_writing.sql")),
+    (4, "retention", include_str!("migrations/0004_retention.sql")),
+];
+
+const CREATE_LOG: &str = "INSERT OR IGNORE INTO outbox_log (one, lanes, schema_version) VALUES (1, ?1, ?2)";
 
 fn migrator() -> Migrator {
-    let log = include_str!("migrations/0001_log.sql");
-    let log = Migration::new(1, "log".into(), MigrationType::Simple, log.into_sql_str(), false);
-    let mut migrator = Migrator::with_migrations(vec![log]);
+    let migrations = MIGRATIONS.map(|(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.to_vec());
     migrator.dangerous_set_table_name("_outbox_migrations");
     migrator
 }
@@ -32,7 +41,7 @@ pub(super) async fn migrate(pool: &SqlitePool, lanes: LaneCount) -> Result<(), L
     let mut tx = pool.begin_with("BEGIN IMMEDIATE").await.map_err(error::log)?;
     let conn: &mut SqliteConnection = &mut tx;
     migrator().run_direct(None, &mut *conn, false).await.map_err(refused)?;
-    sqlx::query(CREATE_LOG).bind(i64::from(lanes.get())).execute(&mut *conn).await.map_err(error::log)?;
+    sqlx::query(CREATE_LOG).bind(i64::from(lanes.get())).bind(VERSION).execute(&mut *conn).await.map_err(error::log)?;
     tx.commit().await.map_err(error::log)
 }
 
@@ -72,6 +81,10 @@ pub(super) fn migration_sql(lanes: LaneCount) -> String {
             migration.description,
         );
     }
-    let _infallible = writeln!(script, "\nINSERT INTO outbox_log (one, lanes) VALUES (1, {});", lanes.get());
+    let _infallible = writeln!(
+        script,
+        "\nINSERT INTO outbox_log (one, lanes, schema_version) VALUES (1, {}, {VERSION});",
+        lanes.get()
+    );
     script
 }

@@ -113,8 +113,8 @@ on_postgres! {
     }
 
     /// The lock table of a server with default settings has room for a few thousand locks in all.
-    async fn ten_thousand_keys_in_one_append(bed: &Bed) {
-        let events: Vec<_> = (1..=10_000).map(|n| changed(n, 1)).collect();
+    async fn a_hundred_thousand_keys_in_one_append(bed: &Bed) {
+        let events: Vec<_> = (1..=100_000).map(|n| changed(n, 1)).collect();
         let mut tx = bed.begin().await;
         let _receipt = bed.log.append(&mut tx, &events).await.expect("append");
         let locks: i64 = sqlx::query_scalar(
@@ -127,7 +127,7 @@ on_postgres! {
         tx.commit().await.expect("commit");
         let read: BTreeSet<_> =
             bed.follow().await.catch_up().await.into_iter().map(|event| event.event.aggregate_id).collect();
-        assert_eq!(read.len(), 10_000);
+        assert_eq!(read.len(), 100_000);
     }
 
     /// An append that locks whole lanes and one that locks a key of them wait for each other.

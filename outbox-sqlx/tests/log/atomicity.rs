@@ -106,7 +106,13 @@ on_postgres! {
             // A different moment each time; any is right.
             let moment = std::time::Duration::from_micros(n * 15);
             let _dropped = tokio::time::timeout(moment, reader.page(10)).await;
-            let joining = outbox_core::log::EventLog::join(&log, &name, member, crate::support::LEASE);
+            let joining = outbox_core::log::EventLog::join(
+                &log,
+                &name,
+                member,
+                outbox_core::log::Claim::Share,
+                crate::support::LEASE,
+            );
             let _dropped = tokio::time::timeout(moment, joining).await;
             sqlx::query("INSERT INTO elsewhere VALUES ('kept')").execute(&pool).await.expect("write");
             let kept: i64 =
@@ -124,7 +130,7 @@ on_postgres! {
         bed.bump_and_commit(1).await;
         sqlx::raw_sql("BEGIN").execute(&pool).await.expect("begin");
         sqlx::query("INSERT INTO elsewhere VALUES ('gone')").execute(&pool).await.expect("write");
-        let refused = outbox_core::log::EventLog::read(&log, &reader.cursor, reader.lanes, 10).await.expect_err("refused");
+        let refused = outbox_core::log::EventLog::read(&log, &[reader.track()], 10).await.expect_err("refused");
         assert!(refused.kind().passes(), "{refused:?}");
         assert_eq!(reader.catch_up().await.len(), 1, "that transaction is over");
         pool.close().await;
@@ -142,7 +148,7 @@ on_postgres! {
         assert_eq!(reader.catch_up().await.len(), 1);
         let consumer = crate::support::consumer(&log, "suite").await;
         let assignment = crate::support::join(&log, &consumer).await;
-        outbox_core::log::EventLog::checkpoint(&log, &assignment.fence, &reader.cursor).await.expect("checkpoint");
+        outbox_core::log::EventLog::checkpoint(&log, &assignment.fence, &[reader.track()]).await.expect("checkpoint");
         pool.close().await;
     }
 }

@@ -66,4 +66,6 @@ impl LogHarness for SqliteBed {
 
 outbox_core::outbox_log_suite!(postgres_15, || Bed::create(PostgresVersion::V15));
 outbox_core::outbox_log_suite!(postgres_18, || Bed::create(PostgresVersion::V18));
+outbox_core::outbox_log_suite!(postgres_15_ring, || Bed::create_ring(PostgresVersion::V15));
+outbox_core::outbox_log_suite!(postgres_18_ring, || Bed::create_ring(PostgresVersion::V18));
 outbox_core::outbox_log_suite!(sqlite, SqliteBed::create);

@@ -1,7 +1,7 @@
 //! Nothing is handed out that a crash of the server can take back, and a reader survives the crash.
 
 use outbox_core::{
-    log::{EventLog as _, LogErrorKind, MemberId, StartAt},
+    log::{Claim, EventLog as _, LogErrorKind, MemberId, StartAt},
     outbox::Outbox as _,
 };
 use outbox_sqlx::PostgresLog;
@@ -9,7 +9,7 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use std::time::Duration;
 use test_services::{OwnPostgres, PostgresVersion};
 
-use crate::support::{Follower, LEASE, aggregates, bump, changed, consumer, join};
+use crate::support::{Follower, LEASE, aggregates, bump, changed, consumer, join, moved, only};
 
 async fn connect(server: &OwnPostgres) -> PgPool {
     PgPoolOptions::new().max_connections(6).connect(&server.url()).await.expect("connect")
@@ -50,7 +50,7 @@ async fn what_was_read_survives_a_crash(version: PostgresVersion) {
         assert_eq!(kept, read as i64, "an event was handed out and then taken back");
         // Connections of before the crash are found to be dead one by one.
         while pool.acquire().await.is_err() {}
-        while let Err(error) = log.read(&reader.cursor, reader.lanes, 10).await {
+        while let Err(error) = log.read(&[reader.track()], 10).await {
             assert_eq!(error.kind(), LogErrorKind::Unavailable, "{error:?}");
         }
     }
@@ -98,8 +98,9 @@ async fn a_reader_in_memory_survives_a_crash(version: PostgresVersion) {
         bump(&log, &mut tx, 1).await.expect("bump");
         tx.commit().await.expect("commit");
         loop {
-            match log.read(&reader.cursor, reader.lanes, 100).await {
-                Ok(page) => {
+            match log.read(&[reader.track()], 100).await {
+                Ok(mut pages) => {
+                    let page = pages.remove(0);
                     reader.cursor = page.next;
                     reader.seen.extend(page.events);
                     if page.caught_up {
@@ -112,7 +113,8 @@ async fn a_reader_in_memory_survives_a_crash(version: PostgresVersion) {
     }
     let numbers: Vec<_> = reader.seen.iter().map(|event| crate::support::version(event).1).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
-    log.checkpoint(&member.fence, &reader.cursor).await.expect("the lease outlives the server");
+    let there = moved(&only(&member.tracks), &reader.cursor);
+    log.checkpoint(&member.fence, &there).await.expect("the lease outlives the server");
 }
 
 /// A member's calls fail as passing while the server is away.
@@ -126,10 +128,10 @@ async fn a_server_that_is_away_is_unavailable(version: PostgresVersion) {
         PgPoolOptions::new().acquire_timeout(Duration::from_millis(500)).connect_lazy(&server.url()).expect("url");
     let log = PostgresLog::builder(impatient).build();
     for error in [
-        log.read(&member.cursor, member.lanes, 1).await.expect_err("read"),
-        log.checkpoint(&member.fence, &member.cursor).await.expect_err("checkpoint"),
+        log.read(&member.tracks, 1).await.expect_err("read"),
+        log.checkpoint(&member.fence, &member.tracks).await.expect_err("checkpoint"),
         log.renew(&member.fence, LEASE).await.expect_err("renew"),
-        log.join(&name, MemberId::random(), LEASE).await.expect_err("join"),
+        log.join(&name, MemberId::random(), Claim::Share, LEASE).await.expect_err("join"),
     ] {
         assert_eq!(error.kind(), LogErrorKind::Unavailable, "{error:?}");
         assert!(error.kind().passes());
@@ -150,9 +152,9 @@ async fn a_standby_is_refused(version: PostgresVersion) {
     let pool = connect(&server).await;
     let log = PostgresLog::builder(pool).open().await.expect("the tables are there");
     for error in [
-        log.read(&member.cursor, member.lanes, 1).await.expect_err("read"),
-        log.checkpoint(&member.fence, &member.cursor).await.expect_err("checkpoint"),
-        log.join(&name, MemberId::random(), LEASE).await.expect_err("join"),
+        log.read(&member.tracks, 1).await.expect_err("read"),
+        log.checkpoint(&member.fence, &member.tracks).await.expect_err("checkpoint"),
+        log.join(&name, MemberId::random(), Claim::Share, LEASE).await.expect_err("join"),
     ] {
         assert_eq!(error.kind(), LogErrorKind::ReadOnly, "{error:?}");
     }
@@ -175,6 +177,7 @@ macro_rules! on_own_server {
         }
     )*};
 }
+pub(crate) use on_own_server;
 
 on_own_server!(
     what_was_read_survives_a_crash,

@@ -8,13 +8,16 @@ use std::{
     time::Duration,
 };
 
-use outbox_core::log::{EventLog as _, MemberId};
+use outbox_core::log::EventLog as _;
 use outbox_sqlx::PostgresLog;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use sqlx::{Acquire as _, AssertSqlSafe, PgPool};
 use std::collections::BTreeSet;
 
-use crate::support::{Bed, assert_first_deliveries_in_order, bump, consumer, on_postgres, write_elsewhere};
+use crate::support::{
+    Bed, assert_first_deliveries_in_order, bump, consumer, expired_member, moved, on_postgres, only, read,
+    write_elsewhere,
+};
 
 const WRITERS: u64 = 6;
 const TRANSACTIONS: usize = 400;
@@ -144,16 +147,16 @@ async fn read_and_die(bed: &Bed, mut rng: StdRng, ended: &AtomicUsize) -> Vec<ou
     let mut deaths = 0;
     loop {
         // A lease that is over at once: the next reader need not wait for it.
-        let member = bed.log.join(&name, MemberId::random(), Duration::ZERO).await.expect("join").expect("lanes");
-        let mut cursor = member.cursor;
+        let member = expired_member(&bed.log, &name).await;
+        let mut track = only(&member.tracks);
         let pages = rng.random_range(1..12);
         for _ in 0..pages {
             let over = ended.load(Ordering::Acquire) == WRITERS as usize;
-            let page = bed.log.read(&cursor, member.lanes, rng.random_range(1..40)).await.expect("read");
+            let page = read(&bed.log, &track, rng.random_range(1..40)).await;
             deliveries.extend(page.events);
-            cursor = page.next;
+            track = moved(&track, &page.next).remove(0);
             if rng.random_bool(0.3) {
-                bed.log.checkpoint(&member.fence, &cursor).await.expect("checkpoint");
+                bed.log.checkpoint(&member.fence, std::slice::from_ref(&track)).await.expect("checkpoint");
             }
             if over && page.caught_up {
                 println!("{deaths} readers died");

@@ -127,6 +127,30 @@ on_postgres! {
         assert_eq!(versions(&replay.seen), versions(&path[2..]), "a replay gives the same events in the same order");
     }
 
+    /// A prepared transaction outlives its session, and here the reader too; its events come when it is committed.
+    async fn prepared_transaction_across_a_reader_restart(bed: &Bed) {
+        let mut first = bed.follow().await;
+        for (aggregate, verb) in [(1, "COMMIT"), (2, "ROLLBACK")] {
+            let gid = format!("{}-{aggregate}", bed.database.name());
+            let mut tx = bed.begin().await;
+            bed.bump(&mut tx, aggregate).await;
+            let prepare = format!("PREPARE TRANSACTION '{gid}'");
+            sqlx::query(sqlx::AssertSqlSafe(prepare)).execute(&mut *tx).await.expect("prepare");
+            tx.commit().await.expect("nothing is left to commit");
+            bed.bump_and_commit(aggregate + 10).await;
+            assert_eq!(versions(&first.catch_up().await), [named(aggregate + 10, 1)]);
+            let mut second = first.successor(first.cursor.clone());
+            assert_eq!(second.catch_up().await, []);
+            let end = format!("{verb} PREPARED '{gid}'");
+            sqlx::query(sqlx::AssertSqlSafe(end)).execute(&bed.pool).await.expect("end");
+            let came = second.catch_up().await;
+            assert_eq!(versions(&came), if verb == "COMMIT" { vec![named(1, 1)] } else { vec![] });
+            first.seen.extend(came);
+            first.cursor = second.cursor;
+        }
+        first.assert_complete(&bed.committed().await);
+    }
+
     /// A's xid is not below xmax of the reader's snapshot, and its position is below what was emitted.
     async fn larger_xid_older_position(bed: &Bed) {
         let mut reader = bed.follow().await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use outbox_core::{
     event::{LaneSet, NewEvent, RecordedEvent},
-    log::{Assignment, ConsumerName, Cursor, EventLog, MemberId, Page, StartAt},
+    log::{Assignment, Claim, ConsumerName, Cursor, EventLog, MemberId, Page, StartAt, Track},
     outbox::Outbox,
 };
 use outbox_sqlx::PostgresLog;
@@ -156,9 +156,14 @@ impl Follower {
     pub(crate) async fn from(log: PostgresLog, start: StartAt) -> Self {
         let consumer = ConsumerName::parse(format!("follower-{}", Uuid::now_v7())).expect("name");
         log.register(&consumer, start).await.expect("register");
-        let cursor = log.progress(&consumer).await.expect("progress").cursor;
-        let lanes = LaneSet::all(log.identity().await.expect("identity").lanes);
+        let progress = log.progress(&consumer).await.expect("progress");
+        let Track { cursor, lanes } = only(&progress.tracks);
         Self { log, cursor, lanes, seen: Vec::new() }
+    }
+
+    /// Where it is.
+    pub(crate) fn track(&self) -> Track {
+        Track { cursor: self.cursor.clone(), lanes: self.lanes }
     }
 
     /// Another process that goes on from a cursor.
@@ -167,7 +172,7 @@ impl Follower {
     }
 
     pub(crate) async fn page(&mut self, limit: usize) -> Page {
-        let page = self.log.read(&self.cursor, self.lanes, limit).await.expect("read");
+        let page = read(&self.log, &self.track(), limit).await;
         assert!(page.events.len() <= limit);
         self.cursor = page.next.clone();
         self.seen.extend(page.events.iter().cloned());
@@ -202,12 +207,85 @@ pub(crate) fn assert_first_deliveries_in_order(deliveries: &[RecordedEvent]) {
     }
 }
 
+/// All that a consumer has before it.
+pub(crate) async fn everything(log: &impl EventLog, consumer: &ConsumerName) -> Vec<RecordedEvent> {
+    let mut track = only(&log.progress(consumer).await.expect("progress").tracks);
+    let mut events = Vec::new();
+    loop {
+        let page = read(log, &track, 1_000).await;
+        events.extend(page.events);
+        track.cursor = page.next;
+        if page.caught_up {
+            return events;
+        }
+    }
+}
+
 pub(crate) async fn consumer(log: &impl EventLog, name: &str) -> ConsumerName {
     let consumer = ConsumerName::parse(name).expect("name");
     log.register(&consumer, StartAt::Beginning).await.expect("register");
     consumer
 }
 
+/// A member that asks for its share, with a lease that does not end during a test.
 pub(crate) async fn join(log: &impl EventLog, consumer: &ConsumerName) -> Assignment {
-    log.join(consumer, MemberId::random(), LEASE).await.expect("join").expect("lanes that nobody owns")
+    log.join(consumer, MemberId::random(), Claim::Share, LEASE).await.expect("join")
+}
+
+/// A member whose lease is over by the database's clock. It got what was free.
+pub(crate) async fn expired_member(log: &impl EventLog, consumer: &ConsumerName) -> Assignment {
+    log.join(consumer, MemberId::random(), Claim::Share, Duration::ZERO).await.expect("join")
+}
+
+/// The one track of all lanes.
+pub(crate) fn only(tracks: &[Track]) -> Track {
+    assert_eq!(tracks.len(), 1, "lanes at different places: {tracks:?}");
+    tracks[0].clone()
+}
+
+/// One track's page.
+pub(crate) async fn read(log: &impl EventLog, track: &Track, limit: usize) -> Page {
+    let mut pages = log.read(std::slice::from_ref(track), limit).await.expect("read");
+    assert_eq!(pages.len(), 1, "a page for each track");
+    pages.remove(0)
+}
+
+/// The same lanes at another place.
+pub(crate) fn moved(track: &Track, cursor: &Cursor) -> Vec<Track> {
+    vec![Track { cursor: cursor.clone(), lanes: track.lanes }]
+}
+
+/// Waits until so many sessions of this database wait for a lock. Polls, because waiting for a lock gives no signal.
+pub(crate) async fn waiting_for_locks(pool: &PgPool, sessions: i64) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let waiting: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+        .fetch_one(pool)
+        .await
+        .expect("activity");
+        if waiting >= sessions {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{waiting} sessions wait for a lock, not {sessions}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Blocks of some tables of the log and their indexes that were touched so far, by sessions that have reported it. The
+/// pool has one connection, which reports now; what other sessions do to these tables would be counted when they please.
+pub(crate) async fn blocks_touched(pool: &PgPool, tables: &[&str]) -> i64 {
+    // The second statement begins when the first one has ended, and with it what it asked for.
+    for statement in ["SELECT pg_stat_force_next_flush()", "SELECT 1"] {
+        sqlx::query(statement).execute(pool).await.expect(statement);
+    }
+    sqlx::query_scalar(
+        "SELECT sum(heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit)::bigint FROM pg_statio_all_tables
+        WHERE schemaname = 'outbox' AND relname = ANY ($1)",
+    )
+    .bind(tables)
+    .fetch_one(pool)
+    .await
+    .expect("statistics")
 }

@@ -1,5 +1,5 @@
 //! Finds the real services that the tests run against, and hands out what a test may break: databases, a PostgreSQL
-//! server and a TCP connection of its own.
+//! server, a pooler and a TCP connection of its own.
 //!
 //! A service is looked for in this order:
 //!
@@ -8,6 +8,9 @@
 //! 2. `target/services/env`, which `scripts/services up` writes;
 //! 3. with the feature `containers`: a container, if a Docker engine answers. Containers are kept for the next run and
 //!    are not removed. **This way is compiled but has not been run**: the project is developed without an engine.
+//!
+//! The programs of which a test starts its own server, PostgreSQL and PgBouncer, are looked for in the first two:
+//! `OUTBOX_TEST_POSTGRES_15_BIN`, `OUTBOX_TEST_POSTGRES_18_BIN`, `OUTBOX_TEST_PGBOUNCER`.
 //!
 //! If none of them leads to a service, the function panics and names the command that would help: this is support for
 //! tests, where a missing service is a failure and never a reason to skip.
@@ -18,10 +21,12 @@
 mod containers;
 mod database;
 mod locate;
+mod own_pgbouncer;
 mod own_postgres;
 mod proxy;
 
 pub use database::TestDatabase;
+pub use own_pgbouncer::OwnPgBouncer;
 pub use own_postgres::OwnPostgres;
 pub use proxy::TcpProxy;
 

@@ -77,6 +77,20 @@ pub(crate) fn postgres_bin(version: PostgresVersion) -> PathBuf {
     PathBuf::from(bin)
 }
 
+/// The program of PgBouncer.
+pub(crate) fn pgbouncer() -> PathBuf {
+    let variable = "OUTBOX_TEST_PGBOUNCER";
+    let file = environment_file();
+    let Some(program) = environment(variable).or_else(|| recorded(&file, variable)) else {
+        panic!(
+            "this test starts a PgBouncer of its own, and {variable}, the program, is neither set nor in {}. \
+             Run: scripts/services up pgbouncer",
+            file.display()
+        )
+    };
+    PathBuf::from(program)
+}
+
 fn environment(variable: &str) -> Option<String> {
     env::var(variable).ok().filter(|value| !value.is_empty())
 }

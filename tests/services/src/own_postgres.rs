@@ -127,6 +127,52 @@ impl OwnPostgres {
         }
     }
 
+    /// A server on a copy of the data as they are now, as after restoring a backup; not started yet. Stop this one first.
+    ///
+    /// # Panics
+    ///
+    /// If this server runs, or the data cannot be copied.
+    pub async fn copy(&self) -> Self {
+        assert!(self.server.is_none(), "the files of a running server are no backup");
+        let place = self.folder.path().parent().expect("a folder in a folder");
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("{PREFIX}{}-", process::id()))
+            .tempdir_in(place)
+            .unwrap_or_else(|error| panic!("cannot create a folder in {}: {error}", place.display()));
+        let user = User::for_server();
+        if let Some(user) = &user {
+            chown(folder.path(), Some(user.uid), Some(user.gid)).expect("root may give a folder away");
+        }
+        run(Command::new("cp").arg("-a").arg(self.data()).arg(folder.path())).await;
+        Self { bin: self.bin.clone(), user, port: free_port(), server: None, folder }
+    }
+
+    /// Makes the next start that of a standby, which takes no writes until it is promoted.
+    ///
+    /// # Panics
+    ///
+    /// If the file cannot be written.
+    pub fn as_standby(&self) {
+        File::create(self.data().join("standby.signal")).expect("a file in our own folder");
+    }
+
+    /// Dumps the database as SQL and restores it into an empty one, with the programs of that one, which must not be
+    /// older.
+    ///
+    /// # Panics
+    ///
+    /// If one of the programs fails.
+    pub async fn dump_into(&self, target: &Self) {
+        let mut pg_dump = target.command("pg_dump");
+        let dump = pg_dump.arg("--dbname").arg(self.url()).stdin(Stdio::null()).output().await.expect("pg_dump");
+        let said = String::from_utf8_lossy(&dump.stderr);
+        assert!(dump.status.success(), "pg_dump ended with {}:\n{}", dump.status, tail(&said));
+        let script = target.folder.path().join("dump.sql");
+        fs::write(&script, dump.stdout).expect("a file in our own folder");
+        let mut psql = target.command("psql");
+        run(psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "--dbname"]).arg(target.url()).arg("-f").arg(script)).await;
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
@@ -181,12 +227,7 @@ fn command(bin: &Path, user: Option<&User>, program: &str) -> process::Command {
     let program = bin.join(program);
     let mut command = match user {
         None => process::Command::new(program),
-        Some(user) => {
-            let mut command = process::Command::new("setpriv");
-            command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
-            command.args(["--clear-groups", "--inh-caps=-all", "--"]).arg(program);
-            command
-        }
+        Some(user) => user.command(&program),
     };
     command.env("LC_ALL", "C.UTF-8").current_dir("/");
     command
@@ -201,15 +242,15 @@ async fn run(command: &mut Command) {
 
 /// Whom the server runs as.
 #[derive(Debug)]
-struct User {
-    uid: u32,
-    gid: u32,
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 impl User {
     /// PostgreSQL refuses to run as root. None: as whoever runs the test. For root: user postgres, who comes with the
     /// distribution's package, else nobody.
-    fn for_server() -> Option<Self> {
+    pub(crate) fn for_server() -> Option<Self> {
         // The owner of one's own folder in /proc is the effective user; the standard library has no other way to ask.
         let root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
         if !root {
@@ -223,11 +264,19 @@ impl User {
         };
         Some(find("postgres").or_else(|| find("nobody")).expect("user postgres or nobody in /etc/passwd"))
     }
+
+    /// A program run as this user.
+    pub(crate) fn command(&self, program: &Path) -> process::Command {
+        let mut command = process::Command::new("setpriv");
+        command.args([format!("--reuid={}", self.uid), format!("--regid={}", self.gid)]);
+        command.args(["--clear-groups", "--inh-caps=-all", "--"]).arg(program);
+        command
+    }
 }
 
 /// A port nobody listens on, below those that the kernel gives to outgoing connections: while the server is down no
 /// client's socket can take it.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let (_, random, ..) = Uuid::new_v4().as_fields();
         let port = 20_000 + random % 12_000;
@@ -251,7 +300,7 @@ fn sweep(place: &Path) {
 }
 
 /// The last lines of a log.
-fn tail(text: &str) -> String {
+pub(crate) fn tail(text: &str) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
 }

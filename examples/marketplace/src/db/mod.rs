@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use outbox_core::{
     event::NewEvent,
-    log::EventLog,
+    log::LogAdmin,
     outbox::{AppendError, Outbox, Receipt},
 };
 use sqlx::{
@@ -110,8 +110,8 @@ impl Db {
         }
     }
 
-    /// The log, for reading.
-    pub(crate) fn log(&self) -> Arc<dyn EventLog> {
+    /// The log, for reading and looking after.
+    pub(crate) fn log(&self) -> Arc<dyn LogAdmin> {
         match self {
             #[cfg(feature = "embedded")]
             Self::Sqlite(db) => Arc::new(db.log.clone()),

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use outbox_core::log_source::LogSource;
+use outbox_core::{
+    log::{ConsumerName, LogAdmin, LogError},
+    log_source::LogSource,
+};
 use outbox_projector::Projector;
 
 use super::{Kept, Parts};
@@ -12,7 +15,7 @@ use crate::{
     data_dir::DataDir,
     db::{Db, SqliteDb},
     pipeline::{IndexStage, Journeys, ObservedProjection, Stage, Stages, Workers},
-    search::tantivy::TantivyIndex,
+    search::{self, tantivy::TantivyIndex},
     secrets,
 };
 
@@ -29,6 +32,7 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
     let index =
         TantivyIndex::open(&directory.file("search"), identity.id).context("the search index cannot be opened")?;
     let consumer = index.consumer()?;
+    forget_earlier_indexes(log.as_ref(), &consumer).await.context("the log cannot be looked after")?;
 
     let stage = IndexStage::default();
     let mut workers = Workers::default();
@@ -52,4 +56,17 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
     let behind = vec![Stage::Index(stage)];
     let stages = Stages { log, consumer, behind };
     Ok(Parts { name: "embedded", db, index: Arc::new(index), stages, workers, token, data: Some(data) })
+}
+
+/// An index that was begun anew reads as a new consumer. The one before it reads no more, and would keep the log from
+/// ever getting smaller.
+async fn forget_earlier_indexes(log: &dyn LogAdmin, current: &ConsumerName) -> Result<(), LogError> {
+    for known in log.consumers().await? {
+        let of_an_index = known.name.as_str().strip_prefix(search::CONSUMER).is_some_and(|rest| rest.starts_with('.'));
+        if of_an_index && known.name != *current {
+            tracing::info!(consumer = %known.name, "forgetting the consumer of an earlier search index");
+            log.drop_consumer(&known.name).await?;
+        }
+    }
+    Ok(())
 }

@@ -3,7 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use outbox_core::{event::Event, log::ConsumerName, profile::Profile, publisher::Publisher, relay::Relay};
+use outbox_core::{
+    event::Event,
+    log::{ConsumerName, RetentionPolicy},
+    profile::Profile,
+    publisher::Publisher,
+    relay::Relay,
+    retention::Pruner,
+};
 use outbox_kafka::{KafkaPublisher, KafkaSource, TopicSpec};
 use outbox_projector::Projector;
 
@@ -52,6 +59,17 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
         }
     });
 
+    workers.spawn("retention of the log", {
+        let pruner = Pruner::new(log.clone(), RetentionPolicy::default().keep_for(KEPT));
+        move |mut stop| {
+            let pruner = pruner.clone();
+            async move {
+                pruner.run(stop.stopped()).await;
+                anyhow::Ok(())
+            }
+        }
+    });
+
     let index_stage = IndexStage::default();
     let projection = Arc::new(ObservedProjection { inner: Arc::new(index.clone()), journeys: journeys.clone() });
     let drain = config.drain();
@@ -87,6 +105,9 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
 
 /// How long a killed process keeps its partitions from the others; the relay's lease is as long.
 const SESSION_MS: &str = "12000";
+
+/// How long the log keeps events that Kafka has: long enough to look into what happened.
+const KEPT: Duration = Duration::from_hours(7 * 24);
 
 /// The relay has reported everything when it ends; nothing is left that would need long.
 const LAST_WORD: Duration = Duration::from_secs(1);

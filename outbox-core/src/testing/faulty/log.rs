@@ -4,10 +4,10 @@ use async_trait::async_trait;
 
 use super::cues::{Cues, ON_CUE, When};
 use crate::{
-    event::{LaneSet, NewEvent},
+    event::NewEvent,
     log::{
-        Assignment, ConsumerName, Cursor, EventLog, Fence, LogCapabilities, LogError, LogErrorKind, LogIdentity,
-        MemberId, Page, Progress, StartAt,
+        Assignment, Claim, ConsumerName, EventLog, Fence, LogCapabilities, LogError, LogErrorKind, LogIdentity,
+        MemberId, Page, Park, Parked, ParkedEvent, Progress, Redriven, Renewal, Republished, StartAt, Track,
     },
     outbox::{AppendError, AppendErrorKind, Outbox, Receipt},
     wake::Wake,
@@ -35,12 +35,22 @@ pub enum LogOperation {
     Join,
     /// [`EventLog::renew`].
     Renew,
+    /// [`EventLog::release`].
+    Release,
     /// [`EventLog::leave`].
     Leave,
     /// [`EventLog::read`].
     Read,
     /// [`EventLog::checkpoint`].
     Checkpoint,
+    /// [`EventLog::park`].
+    Park,
+    /// [`EventLog::blocked_keys`].
+    BlockedKeys,
+    /// [`EventLog::due_parked`].
+    DueParked,
+    /// [`EventLog::redriven`].
+    Redriven,
     /// [`EventLog::progress`].
     Progress,
 }
@@ -116,25 +126,46 @@ impl<L: EventLog> EventLog for FaultyLog<L> {
         &self,
         consumer: &ConsumerName,
         member: MemberId,
+        claim: Claim,
         lease: Duration,
-    ) -> Result<Option<Assignment>, LogError> {
-        self.run(LogOperation::Join, self.inner.join(consumer, member, lease)).await
+    ) -> Result<Assignment, LogError> {
+        self.run(LogOperation::Join, self.inner.join(consumer, member, claim, lease)).await
     }
 
-    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<(), LogError> {
+    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<Renewal, LogError> {
         self.run(LogOperation::Renew, self.inner.renew(fence, lease)).await
+    }
+
+    async fn release(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
+        self.run(LogOperation::Release, self.inner.release(fence, tracks)).await
     }
 
     async fn leave(&self, fence: &Fence) -> Result<(), LogError> {
         self.run(LogOperation::Leave, self.inner.leave(fence)).await
     }
 
-    async fn read(&self, cursor: &Cursor, lanes: LaneSet, limit: usize) -> Result<Page, LogError> {
-        self.run(LogOperation::Read, self.inner.read(cursor, lanes, limit)).await
+    async fn read(&self, tracks: &[Track], limit: usize) -> Result<Vec<Page>, LogError> {
+        self.run(LogOperation::Read, self.inner.read(tracks, limit)).await
     }
 
-    async fn checkpoint(&self, fence: &Fence, cursor: &Cursor) -> Result<(), LogError> {
-        self.run(LogOperation::Checkpoint, self.inner.checkpoint(fence, cursor)).await
+    async fn checkpoint(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
+        self.run(LogOperation::Checkpoint, self.inner.checkpoint(fence, tracks)).await
+    }
+
+    async fn park(&self, fence: &Fence, events: &[Park]) -> Result<Vec<Parked>, LogError> {
+        self.run(LogOperation::Park, self.inner.park(fence, events)).await
+    }
+
+    async fn blocked_keys(&self, fence: &Fence) -> Result<Vec<String>, LogError> {
+        self.run(LogOperation::BlockedKeys, self.inner.blocked_keys(fence)).await
+    }
+
+    async fn due_parked(&self, fence: &Fence, limit: usize) -> Result<Vec<ParkedEvent>, LogError> {
+        self.run(LogOperation::DueParked, self.inner.due_parked(fence, limit)).await
+    }
+
+    async fn redriven(&self, fence: &Fence, events: &[Republished]) -> Result<Vec<Redriven>, LogError> {
+        self.run(LogOperation::Redriven, self.inner.redriven(fence, events)).await
     }
 
     async fn progress(&self, consumer: &ConsumerName) -> Result<Progress, LogError> {

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{LogHarness, NONE, ids, new_ids, of_key, read_all, sorted, write};
+use super::{
+    LogHarness,
+    steps::{NONE, ids, new_ids, of_key, read_all, sorted, write},
+};
 use crate::{
     event::{ContentType, Field, NewEvent},
     log::EventLog,
@@ -78,6 +81,19 @@ pub async fn one_refused_event_refuses_the_whole_append<H: LogHarness>(harness: 
     assert_eq!(ids(&read_all(harness.log()).await), [kept.event().id]);
 }
 
+/// An event cannot be unordered and have an ordering key; the transaction stays usable.
+pub async fn an_unordered_event_with_a_key_is_refused<H: LogHarness>(harness: &H) {
+    let torn = numbered("key", 1).with_ordering_key("other").expect("event").unordered();
+    let whole = numbered("key", 2).unordered();
+    let mut tx = harness.begin().await;
+    let refused = harness.log().append(&mut tx, &[torn]).await.expect_err("ordered or not");
+    assert_eq!(refused.kind(), AppendErrorKind::Invalid);
+    assert_eq!(refused.invalid().map(crate::event::InvalidEvent::field), Some(Field::OrderingKey));
+    let _receipt = harness.log().append(&mut tx, std::slice::from_ref(&whole)).await.expect("append");
+    harness.commit(tx).await;
+    assert_eq!(ids(&read_all(harness.log()).await), [whole.event().id]);
+}
+
 /// Events of one append come out in the order of the slice, per key.
 pub async fn events_of_one_append_keep_their_order<H: LogHarness>(harness: &H) {
     let keys = ["a", "b", "c"];
@@ -101,6 +117,7 @@ pub async fn every_field_survives<H: LogHarness>(harness: &H) {
         NewEvent::bytes("Suite", "raw", "Written", ContentType::json(), odd_json).expect("event"),
         NewEvent::bytes("Suite", "dialect", "Written", json_dialect, "[]").expect("event"),
         NewEvent::tombstone("Suite", "gone", "Erased").expect("event"),
+        numbered("loose", 2).unordered(),
         NewEvent::json("Suite", "Жанна d'Arc \"%_\\", "Имя ✓", &())
             .and_then(|e| e.with_ordering_key("кімната/1"))
             .and_then(|e| e.with_header("binary", Bytes::from_static(&[0, 0xff, b'\n', 0x80])))

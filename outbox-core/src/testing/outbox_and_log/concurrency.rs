@@ -8,7 +8,10 @@ use std::{
 use futures_util::future::join_all;
 use uuid::Uuid;
 
-use super::{LogHarness, NONE, all_lanes, beginning, ids, new_ids, read_on, write};
+use super::{
+    LogHarness,
+    steps::{NONE, all_lanes, beginning, ids, new_ids, read_on, read_page, sorted, write},
+};
 use crate::{
     event::RecordedEvent,
     log::EventLog,
@@ -84,6 +87,24 @@ pub async fn commit_order_is_kept_between_two_writers_of_a_key<H: LogHarness>(ha
     assert_eq!(ids(&read), expected.map(|e| e.event().id), "second writer committed first: {overtook}");
 }
 
+/// A writer of an unordered event waits for nobody, though an open transaction writes the same aggregate, ordered and
+/// unordered.
+pub async fn unordered_events_wait_for_nobody<H: LogHarness>(harness: &H) {
+    if !concurrent(harness, "unordered_events_wait_for_nobody") {
+        return;
+    }
+    let log = harness.log();
+    let mut open = harness.begin().await;
+    let held = [numbered("key", 1), numbered("key", 2).unordered()];
+    let _receipt = log.append(&mut open, &held).await.expect("append");
+    let free = numbered("key", 3).unordered();
+    within("an unordered event beside an open transaction", write(harness, std::slice::from_ref(&free))).await;
+    let (read, end) = read_on(log, &beginning(log).await).await;
+    assert_eq!(ids(&read), [free.event().id]);
+    harness.commit(open).await;
+    assert_eq!(sorted(ids(&read_on(log, &end).await.0)), sorted(new_ids(&held)));
+}
+
 /// While many transactions commit and roll back, a reader that follows them sees every committed event once, no other,
 /// and those of one key in the order of commit with increasing sequences.
 pub async fn order_survives_many_writers<H: LogHarness>(harness: &H) {
@@ -152,7 +173,7 @@ async fn follow<H: LogHarness>(harness: &H, done: &AtomicBool) -> Vec<RecordedEv
     let mut events = Vec::new();
     loop {
         let last_look = done.load(Ordering::SeqCst);
-        let page = log.read(&cursor, lanes, 5).await.expect("read");
+        let page = read_page(log, &cursor, lanes, 5).await;
         events.extend(page.events);
         cursor = page.next;
         if page.caught_up {
@@ -172,7 +193,8 @@ fn assert_in_order(earlier: &RecordedEvent, later: &RecordedEvent, written: &Has
     assert!(ordered, "{later:?} ({b:?}) was committed before {earlier:?} ({a:?}) but read after it");
 }
 
-fn concurrent<H: LogHarness>(harness: &H, case: &str) -> bool {
+/// Whether a case about transactions side by side applies.
+pub(super) fn concurrent<H: LogHarness>(harness: &H, case: &str) -> bool {
     let able = harness.log().capabilities().concurrent_writers;
     if !able {
         skip(case, "the log declares that it has no concurrent writers");

@@ -1,7 +1,11 @@
 //! What a reader is promised while nobody writes.
 
 use super::{
-    LogHarness, NONE, all_lanes, beginning, ids, new_ids, read_all, read_on, read_pages, register, sorted, write,
+    LogHarness,
+    steps::{
+        NONE, all_lanes, at, beginning, ids, join_alone, new_ids, of_key, place, read_all, read_on, read_page,
+        read_pages, register, sorted, whole, write,
+    },
 };
 use crate::{
     event::{Lane, LaneSet, NewEvent},
@@ -13,7 +17,8 @@ use crate::{
 /// [lane key](crate::event::Event::lane_key), so that events of one key share it.
 pub async fn lanes_follow_the_key<H: LogHarness>(harness: &H) {
     let lanes = harness.log().identity().await.expect("identity").lanes;
-    let events = many();
+    let mut events = many();
+    events.extend((0..10).map(|n| numbered("loose", n).unordered()));
     write(harness, &events).await;
     let read = read_all(harness.log()).await;
     assert_eq!(read.len(), events.len());
@@ -72,7 +77,7 @@ pub async fn pages_respect_the_limit_and_reach_the_end<H: LogHarness>(harness: &
     for limit in [1, 2, 7] {
         let (read, end) = read_pages(log, &start, lanes, limit).await;
         assert_eq!(sorted(ids(&read)), sorted(ids(&whole)), "in pages of {limit}");
-        let page = log.read(&end, lanes, limit).await.expect("read");
+        let page = read_page(log, &end, lanes, limit).await;
         assert!(page.events.is_empty() && page.caught_up, "the end is the end");
     }
 }
@@ -86,7 +91,7 @@ pub async fn sequences_increase_per_key<H: LogHarness>(harness: &H) {
     let read = read_all(harness.log()).await;
     assert_eq!(read.len(), 36);
     for lane_key in ["Suite/a", "Suite/b"] {
-        let sequences: Vec<_> = super::of_key(&read, lane_key).map(|r| r.origin.sequence).collect();
+        let sequences: Vec<_> = of_key(&read, lane_key).map(|r| r.origin.sequence).collect();
         assert!(sequences.is_sorted_by(|a, b| a < b), "sequences of {lane_key}: {sequences:?}");
     }
     for recorded in read {
@@ -109,7 +114,7 @@ pub async fn an_empty_log_is_caught_up<H: LogHarness>(harness: &H) {
 pub async fn a_foreign_cursor_is_refused<H: LogHarness>(harness: &H) {
     let lanes = all_lanes(harness.log()).await;
     for foreign in ["", "no cursor of any log", "-1", "18446744073709551616"] {
-        let refused = harness.log().read(&Cursor::from_text(foreign), lanes, 10).await;
+        let refused = harness.log().read(&at(&Cursor::from_text(foreign), lanes), 10).await;
         let refused = refused.expect_err("a foreign cursor");
         assert_eq!(refused.kind(), LogErrorKind::BadCursor, "for {foreign:?}: {refused}");
     }
@@ -126,11 +131,9 @@ pub async fn another_handle_sees_the_same_log<H: LogHarness>(harness: &H) {
     let (read, end) = read_on(&other, &start).await;
     assert_eq!(sorted(ids(&read)), sorted(new_ids(&events)));
 
-    let member = crate::log::MemberId::random();
-    let hour = std::time::Duration::from_hours(1);
-    let assignment = log.join(&consumer, member, hour).await.expect("join").expect("lanes");
-    log.checkpoint(&assignment.fence, &end).await.expect("checkpoint");
-    assert_eq!(other.progress(&consumer).await.expect("progress").cursor, end);
+    let (assignment, _) = join_alone(log, &consumer).await;
+    log.checkpoint(&assignment.fence, &whole(log, &end).await).await.expect("checkpoint");
+    assert_eq!(place(&other, &consumer).await, end);
     other.leave(&assignment.fence).await.expect("leave through the other handle");
 }
 

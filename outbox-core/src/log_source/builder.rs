@@ -1,0 +1,79 @@
+use std::{sync::Arc, time::Duration};
+
+use super::{LogSource, Pauses, State};
+use crate::log::{ConsumerName, EventLog, MemberId, StartAt};
+
+/// A [`LogSource`] that still needs its consumer's name.
+pub struct UnnamedLogSource(pub(super) Arc<dyn EventLog>);
+
+/// Settings of a [`LogSource`].
+pub struct LogSourceBuilder {
+    log: Arc<dyn EventLog>,
+    settings: Settings,
+}
+
+pub(super) struct Settings {
+    pub(super) consumer: ConsumerName,
+    pub(super) start_at: StartAt,
+    pub(super) batch: usize,
+    pub(super) lease: Duration,
+    pub(super) poll: Duration,
+}
+
+impl UnnamedLogSource {
+    /// Reads as this consumer. Sources of the same consumer share its progress, those of others do not meet.
+    #[must_use]
+    pub fn consumer(self, consumer: ConsumerName) -> LogSourceBuilder {
+        let settings = Settings {
+            consumer,
+            start_at: StartAt::default(),
+            batch: 500,
+            lease: Duration::from_secs(12),
+            poll: Duration::from_secs(1),
+        };
+        LogSourceBuilder { log: self.0, settings }
+    }
+}
+
+impl LogSourceBuilder {
+    /// Where a consumer begins that the log does not know yet. Default: [`StartAt::Beginning`].
+    #[must_use]
+    pub fn start_at(mut self, start_at: StartAt) -> Self {
+        self.settings.start_at = start_at;
+        self
+    }
+
+    /// The most events in one batch; at least 1, 500 by default.
+    #[must_use]
+    pub fn batch(mut self, events: usize) -> Self {
+        self.settings.batch = events.max(1);
+        self
+    }
+
+    /// For how long after this process died the others wait; at least 10 ms, 12 s by default. Renewed every 2/5 of it.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease.max(Duration::from_millis(10));
+        self
+    }
+
+    /// The longest pause between two looks for new events; at least 1 ms, 1 s by default.
+    #[must_use]
+    pub fn poll(mut self, longest: Duration) -> Self {
+        self.settings.poll = longest.max(Duration::from_millis(1));
+        self
+    }
+
+    /// The source. Nothing is sent to the log yet.
+    #[must_use]
+    pub fn build(self) -> LogSource {
+        LogSource {
+            bell: self.log.wake().listen(),
+            log: self.log,
+            settings: self.settings,
+            member: MemberId::random(),
+            state: State::New,
+            pauses: Pauses::default(),
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! One lane: what waits, what is under way, and whether it may be sent.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use tokio::time::Instant;
+
+use super::{
+    blocked::BlockedKeys,
+    pages::{Body, EventRef, PageId, Pages},
+    redrive::{RedriveState, Redrives},
+};
+use crate::event::Lane;
+
+#[derive(Debug, Default)]
+pub(super) struct LaneQueue {
+    /// Events from the oldest undone one on.
+    entries: VecDeque<Entry>,
+    /// The number of the entry at the front.
+    first: u64,
+    /// Entries before this number are not waiting, as long as the lane does not fail.
+    unsent: u64,
+    /// Positions of events that are done and will be read again.
+    ahead: HashSet<u64>,
+    pub(super) redrives: Redrives,
+    pub(super) blocked: BlockedKeys,
+    batches: HashMap<u64, Batch>,
+    pub(super) in_flight: usize,
+    /// Entries that are to be parked.
+    parking: usize,
+    /// What was refused since the stream broke, and why.
+    pub(super) refused: Vec<(Slot, Box<str>)>,
+    /// Something failed: nothing is sent until everything is reported.
+    pub(super) broken: bool,
+    /// The failure was no event's own.
+    pub(super) setback: bool,
+    /// The stream has to be replaced before the next batch.
+    pub(super) reopen: bool,
+    /// Failures in a row that were no event's own.
+    pub(super) attempts: u32,
+    pub(super) paused_until: Option<Instant>,
+}
+
+/// An event of a lane by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slot {
+    Entry(u64),
+    Redrive(u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) event: EventRef,
+    pub(super) hash: u64,
+    pub(super) state: EntryState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EntryState {
+    Waiting,
+    InFlight,
+    /// To be parked because it was refused.
+    Refused,
+    /// To be parked because its key is blocked.
+    Behind,
+    /// To be parked because its key is blocked, and the log was asked.
+    Parking,
+    /// Delivered or parked.
+    Done,
+}
+
+/// The events of a batch, and how many of them were not reported yet.
+#[derive(Debug)]
+struct Batch {
+    redriven: bool,
+    numbers: Vec<u64>,
+    unreported: usize,
+}
+
+impl LaneQueue {
+    /// Takes an event in that was read. Returns whether it is to be done.
+    pub(super) fn push(&mut self, event: EventRef, hash: u64, position: u64) -> bool {
+        let done = !self.ahead.is_empty() && self.ahead.remove(&position);
+        let state = if done { EntryState::Done } else { EntryState::Waiting };
+        self.entries.push_back(Entry { event, hash, state });
+        if done {
+            self.forget_done();
+        }
+        !done
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn entry(&mut self, number: u64) -> Option<&mut Entry> {
+        self.entries.get_mut(number.checked_sub(self.first)? as usize)
+    }
+
+    pub(super) fn oldest_page(&self) -> Option<PageId> {
+        self.entries.front().map(|entry| entry.event.page)
+    }
+
+    /// The events to send now, redriven ones first: they are older than anything else of their keys. Entries of blocked
+    /// keys are left out and added to `behind`.
+    pub(super) fn start_batch<B: Body>(
+        &mut self,
+        batch: u64,
+        limit: usize,
+        one_per_key: bool,
+        pages: &Pages<B>,
+        behind: &mut Vec<u64>,
+    ) -> Option<Vec<EventRef>> {
+        if !self.redrives.is_empty() {
+            let numbers = self.redrives.waiting(limit, one_per_key);
+            if !numbers.is_empty() {
+                let events = numbers.iter().filter_map(|&number| {
+                    let redrive = self.redrives.get(number)?;
+                    redrive.state = RedriveState::InFlight;
+                    Some(redrive.event)
+                });
+                let events = events.collect();
+                return Some(self.started(batch, true, numbers, events));
+            }
+        }
+        let numbers = if one_per_key {
+            self.waiting_one_per_key(limit, pages, behind)
+        } else {
+            self.waiting(limit, pages, behind)
+        };
+        if numbers.is_empty() {
+            return None;
+        }
+        let mut events = Vec::with_capacity(numbers.len());
+        for &number in &numbers {
+            let entry = &mut self.entries[(number - self.first) as usize];
+            entry.state = EntryState::InFlight;
+            events.push(entry.event);
+        }
+        Some(self.started(batch, false, numbers, events))
+    }
+
+    fn started(&mut self, batch: u64, redriven: bool, numbers: Vec<u64>, events: Vec<EventRef>) -> Vec<EventRef> {
+        self.in_flight += numbers.len();
+        self.batches.insert(batch, Batch { redriven, unreported: numbers.len(), numbers });
+        events
+    }
+
+    fn waiting<B: Body>(&mut self, limit: usize, pages: &Pages<B>, behind: &mut Vec<u64>) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        let mut number = self.unsent.max(self.first);
+        while numbers.len() < limit {
+            let Some(entry) = self.entries.get_mut((number - self.first) as usize) else { break };
+            if entry.state == EntryState::Waiting {
+                if self.blocked.contains(entry.hash, || pages.lane_key(entry.event)) {
+                    entry.state = EntryState::Behind;
+                    self.parking += 1;
+                    behind.push(number);
+                } else {
+                    numbers.push(number);
+                }
+            }
+            number += 1;
+        }
+        self.unsent = number;
+        numbers
+    }
+
+    fn waiting_one_per_key<B: Body>(&mut self, limit: usize, pages: &Pages<B>, behind: &mut Vec<u64>) -> Vec<u64> {
+        let mut keys = HashSet::new();
+        let mut numbers = Vec::new();
+        for (number, entry) in (self.first..).zip(&mut self.entries) {
+            if numbers.len() == limit {
+                break;
+            }
+            if entry.state != EntryState::Waiting {
+                continue;
+            }
+            if self.blocked.contains(entry.hash, || pages.lane_key(entry.event)) {
+                entry.state = EntryState::Behind;
+                self.parking += 1;
+                behind.push(number);
+            } else if keys.insert(entry.hash) {
+                numbers.push(number);
+            }
+        }
+        numbers
+    }
+
+    /// The event that a report is about; `None` when the report repeats an earlier one.
+    pub(super) fn reported(&mut self, batch: u64, index: usize) -> Option<Slot> {
+        let reported = self.batches.get_mut(&batch)?;
+        let number = *reported.numbers.get(index)?;
+        let slot = if reported.redriven {
+            let redrive = self.redrives.get(number)?;
+            (redrive.state == RedriveState::InFlight).then_some(Slot::Redrive(number))?
+        } else {
+            // Below the front: done before.
+            let entry = self.entries.get(number.checked_sub(self.first)? as usize)?;
+            (entry.state == EntryState::InFlight).then_some(Slot::Entry(number))?
+        };
+        reported.unreported -= 1;
+        if reported.unreported == 0 {
+            self.batches.remove(&batch);
+        }
+        self.in_flight -= 1;
+        Some(slot)
+    }
+
+    /// An entry is delivered or parked. Returns whether its page is done with it.
+    pub(super) fn finish<B: Body>(&mut self, number: u64, pages: &mut Pages<B>) -> bool {
+        let Some(entry) = self.entry(number) else { return false };
+        let was = std::mem::replace(&mut entry.state, EntryState::Done);
+        let page = entry.event.page;
+        self.parking -= usize::from(was.is_for_parking());
+        self.forget_done();
+        was != EntryState::Done && pages.event_done(page)
+    }
+
+    fn forget_done(&mut self) {
+        while self.entries.front().is_some_and(|entry| entry.state == EntryState::Done) {
+            self.entries.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// An entry waits to be sent again.
+    pub(super) fn wait_again(&mut self, number: u64) {
+        if let Some(entry) = self.entry(number) {
+            let was = std::mem::replace(&mut entry.state, EntryState::Waiting);
+            self.parking -= usize::from(was.is_for_parking());
+            self.unsent = self.unsent.min(number);
+        }
+    }
+
+    /// An entry was refused: it will be parked when everything is reported.
+    pub(super) fn refuse(&mut self, number: u64) {
+        if let Some(entry) = self.entry(number) {
+            entry.state = EntryState::Refused;
+            self.parking += 1;
+        }
+    }
+
+    /// A key is no longer blocked: what was to be parked behind it is sent instead.
+    pub(super) fn unblock<B: Body>(&mut self, hash: u64, key: &str, pages: &Pages<B>) {
+        self.blocked.remove(hash, key);
+        for entry in &mut self.entries {
+            if entry.state == EntryState::Behind && entry.hash == hash && pages.lane_key(entry.event) == key {
+                entry.state = EntryState::Waiting;
+                self.parking -= 1;
+            }
+        }
+        self.look_again();
+    }
+
+    /// Entries in front may be waiting again.
+    pub(super) fn look_again(&mut self) {
+        self.unsent = self.first;
+    }
+
+    /// Nothing is under way, neither with the publisher nor with the log.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.in_flight == 0 && !self.broken && self.parking == 0 && self.redrives.is_quiet()
+    }
+
+    /// Drops all events of a lane that is quiet; pages count them as done. It will be read again from the page of its
+    /// oldest undone event on, and what is done of that is remembered.
+    pub(super) fn forget<B: Body>(&mut self, lane: Lane, pages: &mut Pages<B>) {
+        self.redrives.drop_waiting(None, pages);
+        if let Some(oldest) = self.entries.front().map(|entry| entry.event) {
+            let before = (0..oldest.index).filter_map(|index| pages.body(oldest.page)?.place(index));
+            self.ahead.extend(before.filter(|(of, _)| *of == lane).map(|(_, position)| position));
+        }
+        self.first += self.entries.len() as u64;
+        for Entry { event, state, .. } in self.entries.drain(..) {
+            if state != EntryState::Done {
+                pages.event_done(event.page);
+            } else if let Some((_, position)) = pages.body(event.page).and_then(|body| body.place(event.index)) {
+                self.ahead.insert(position);
+            }
+        }
+        self.look_again();
+    }
+
+    /// The lane of another member, should it come back: numbers are not used again.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self { first: self.first, unsent: self.first, ..Self::default() };
+    }
+}
+
+impl EntryState {
+    fn is_for_parking(self) -> bool {
+        matches!(self, Self::Refused | Self::Behind | Self::Parking)
+    }
+}

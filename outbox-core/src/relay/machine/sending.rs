@@ -1,0 +1,128 @@
+//! Batches out, outcomes in.
+
+use tokio::time::Instant;
+
+use super::{Machine, Report, Send, pages::Body, parking::Refusal, queue::Slot, redrive::RedriveState, with};
+use crate::event::{Lane, LaneSet};
+
+impl<B: Body> Machine<B> {
+    /// The next batch to hand over, or `None` when there is nothing to send now.
+    pub(in crate::relay) fn next_send(&mut self, now: Instant) -> Option<Send> {
+        loop {
+            let lane = self.ready.difference(self.leaving).iter().next()?;
+            match self.send_of(lane, now) {
+                Some(send) => return Some(send),
+                None => self.ready = self.ready.difference(LaneSet::from_iter([lane])),
+            }
+        }
+    }
+
+    fn send_of(&mut self, lane: Lane, now: Instant) -> Option<Send> {
+        let queue = &mut self.lanes[usize::from(lane.get())];
+        if queue.broken || queue.paused_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        queue.paused_until = None;
+        let one_per_key = !self.rules.keeps_order_after_failure;
+        let limit = match queue.in_flight {
+            0 => self.rules.lane_in_flight,
+            _ if one_per_key => return None,
+            n => self.rules.lane_in_flight.saturating_sub(n),
+        };
+        let batch = self.next_batch;
+        let mut behind = Vec::new();
+        let events = queue.start_batch(batch, limit, one_per_key, &self.pages, &mut behind);
+        self.parking.behind.extend(behind.into_iter().map(|number| (lane, number)));
+        let events = events?;
+        self.next_batch += 1;
+        self.in_flight += events.len();
+        Some(Send { lane, batch, events, reopen: std::mem::take(&mut queue.reopen) })
+    }
+
+    /// Takes the report of the `index`-th event of a batch in.
+    pub(in crate::relay) fn report(&mut self, lane: Lane, batch: u64, index: usize, report: Report, now: Instant) {
+        let queue = &mut self.lanes[usize::from(lane.get())];
+        let Some(slot) = queue.reported(batch, index) else { return };
+        self.in_flight -= 1;
+        let mut page_done = false;
+        match (report, slot) {
+            (Report::Delivered, Slot::Entry(number)) => {
+                queue.attempts = 0;
+                page_done = queue.finish(number, &mut self.pages);
+            }
+            (Report::Delivered, Slot::Redrive(number)) => {
+                queue.attempts = 0;
+                if let Some(redrive) = queue.redrives.get(number) {
+                    redrive.state = RedriveState::Delivered;
+                    self.parking.republished.push_back((lane, number));
+                }
+            }
+            (Report::Refused(reason), slot) => {
+                queue.broken = true;
+                match slot {
+                    Slot::Entry(number) => queue.refuse(number),
+                    Slot::Redrive(number) => {
+                        if let Some(redrive) = queue.redrives.get(number) {
+                            redrive.state = RedriveState::Refused;
+                        }
+                    }
+                }
+                queue.refused.push((slot, reason));
+            }
+            (failed @ (Report::Failed | Report::Aborted), slot) => {
+                queue.broken = true;
+                queue.setback |= failed == Report::Failed;
+                match slot {
+                    Slot::Entry(number) => queue.wait_again(number),
+                    Slot::Redrive(number) => {
+                        if let Some(redrive) = queue.redrives.get(number) {
+                            redrive.state = RedriveState::Waiting;
+                        }
+                    }
+                }
+            }
+        }
+        if queue.broken && queue.in_flight == 0 {
+            // Only now, with nothing of the lane under way, can it start again without overtaking itself.
+            self.mend(lane, now);
+        }
+        self.ready = with(self.ready, lane);
+        if page_done {
+            self.tracks.advance(&mut self.pages, now);
+        }
+    }
+
+    /// Everything of a broken stream is reported: what was refused is parked, the rest is sent again.
+    fn mend(&mut self, lane: Lane, now: Instant) {
+        let queue = &mut self.lanes[usize::from(lane.get())];
+        let refused = std::mem::take(&mut queue.refused);
+        // Every failure that parks nothing pauses, or a publisher that keeps failing would be asked without end.
+        if queue.setback || refused.is_empty() {
+            queue.paused_until = Some(now + self.rules.backoff.delay(queue.attempts, &mut self.random));
+            queue.attempts = queue.attempts.saturating_add(1);
+        }
+        (queue.broken, queue.setback, queue.reopen) = (false, false, true);
+        queue.look_again();
+        for (slot, reason) in refused {
+            let attempts = match slot {
+                Slot::Entry(number) => {
+                    if let Some(entry) = queue.entry(number) {
+                        let (hash, event) = (entry.hash, entry.event);
+                        queue.blocked.insert(hash, &self.pages.lane_key(event));
+                    }
+                    1
+                }
+                Slot::Redrive(number) => {
+                    let Some(redrive) = queue.redrives.get(number) else { continue };
+                    let (hash, key, attempts) = (redrive.hash, redrive.key.clone(), redrive.attempts.saturating_add(1));
+                    // An operator who discarded it meanwhile freed the key, which is blocked again by this.
+                    queue.blocked.insert(hash, &key);
+                    // They stay parked behind it.
+                    queue.redrives.drop_waiting(Some(&key), &mut self.pages);
+                    attempts
+                }
+            };
+            self.parking.refusals.push_back(Refusal { lane, slot, attempts, reason });
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The tasks of the lanes, one open stream each.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    event::{Lane, LaneSet},
+    profile::Profile,
+    publisher::Publisher,
+    relay::{
+        events::Events,
+        lane::{LaneBatch, LaneTask, Reports},
+        machine::Machine,
+    },
+};
+
+/// Dropping it aborts the tasks; what was handed over may still be published.
+pub(super) struct Streams {
+    publisher: Arc<dyn Publisher>,
+    profile: Profile,
+    reports: mpsc::UnboundedSender<Reports>,
+    open: HashMap<Lane, LaneTask>,
+}
+
+impl Streams {
+    pub(super) fn new(
+        publisher: Arc<dyn Publisher>,
+        profile: Profile,
+        reports: mpsc::UnboundedSender<Reports>,
+    ) -> Self {
+        Self { publisher, profile, reports, open: HashMap::new() }
+    }
+
+    /// Hands everything that may be sent to the lanes' tasks.
+    pub(super) fn send(&mut self, machine: &mut Machine<Events>, now: Instant) {
+        while let Some(send) = machine.next_send(now) {
+            if send.reopen {
+                self.open.remove(&send.lane);
+            }
+            let events = send.events.iter().filter_map(|event| Some((machine.body(*event)?.clone(), event.index)));
+            let batch = LaneBatch { batch: send.batch, events: events.collect() };
+            let task = self.open.entry(send.lane).or_insert_with(|| {
+                LaneTask::spawn(send.lane, self.publisher.clone(), self.profile.clone(), self.reports.clone())
+            });
+            task.send(batch);
+        }
+    }
+
+    /// Closes the streams of lanes of which nothing is under way.
+    pub(super) fn close(&mut self, lanes: LaneSet) {
+        self.open.retain(|lane, _| !lanes.contains(*lane));
+    }
+}

@@ -1,0 +1,125 @@
+//! Removing what every consumer has passed, every now and then.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rand::RngExt;
+
+use crate::{
+    log::{LogAdmin, LogError, Pruned, RetentionPolicy},
+    retry::Backoff,
+};
+
+/// Prunes a log as long as it runs: [`LogAdmin::prune`] again and again.
+///
+/// Nothing else does: relays and projections never remove an event. Run one beside a relay, or several in several
+/// processes: two at the same log do not disturb each other. A log without one works, and grows.
+///
+/// ```
+/// # use std::{sync::Arc, time::Duration};
+/// # use outbox_core::{log::{LogAdmin, RetentionPolicy}, retention::Pruner};
+/// # fn start(log: Arc<dyn LogAdmin>, stopped: impl Future<Output = ()> + Send + 'static) {
+/// let week = RetentionPolicy::default().keep_for(Duration::from_secs(7 * 24 * 3600));
+/// tokio::spawn(async move { Pruner::new(log, week).run(stopped).await });
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "does nothing until it is run"]
+pub struct Pruner {
+    log: Arc<dyn LogAdmin>,
+    policy: RetentionPolicy,
+    every: Duration,
+    backoff: Backoff,
+    last: Arc<Mutex<Option<Pruned>>>,
+}
+
+impl fmt::Debug for Pruner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pruner").field("policy", &self.policy).field("every", &self.every).finish_non_exhaustive()
+    }
+}
+
+impl Pruner {
+    /// Every minute.
+    pub fn new(log: Arc<dyn LogAdmin>, policy: RetentionPolicy) -> Self {
+        let backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(1));
+        Self { log, policy, every: Duration::from_mins(1), backoff, last: Arc::default() }
+    }
+
+    /// How long to rest when nothing is left to remove, give or take a tenth, so that many processes do not come at
+    /// once. Default: a minute; at least a millisecond.
+    pub fn every(mut self, every: Duration) -> Self {
+        self.every = every.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long to wait after an error. Default: a second, growing to a minute, with full jitter.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// What the last round did that succeeded.
+    #[must_use]
+    pub fn last(&self) -> Option<Pruned> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs until `shutdown` completes; a step under way is then given up, which takes nothing back.
+    ///
+    /// Errors of every kind are logged and waited for: an operator may mend what waiting does not, and a log that is
+    /// not pruned still works.
+    pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) {
+        tokio::select! {
+            () = shutdown => {}
+            () = self.rounds() => {}
+        }
+    }
+
+    async fn rounds(&self) {
+        let mut failures = 0;
+        loop {
+            let wait = match self.log.prune(&self.policy).await {
+                Ok(pruned) => {
+                    failures = 0;
+                    self.rest(pruned)
+                }
+                Err(error) => self.after(&error, &mut failures),
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn rest(&self, pruned: Pruned) -> Duration {
+        if pruned.removed > 0 {
+            tracing::debug!(removed = pruned.removed, more = pruned.more, "events that every consumer had passed");
+        }
+        if let Some(consumer) = &pruned.held_back_by {
+            tracing::debug!(%consumer, "retention waits for a consumer");
+        }
+        // A moment for others even when there is more to do.
+        let wait = if pruned.more { Duration::from_millis(1) } else { self.every.mul_f64(jitter()) };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(pruned);
+        wait
+    }
+
+    fn after(&self, error: &LogError, failures: &mut u32) -> Duration {
+        let reason = crate::error::chain(error);
+        if error.kind().passes() {
+            tracing::warn!(reason, "retention waits for the database");
+        } else {
+            tracing::error!(reason, "retention cannot work; the log grows until somebody acts");
+        }
+        let wait = self.backoff.delay(*failures, &mut rand::rng());
+        *failures = failures.saturating_add(1);
+        wait
+    }
+}
+
+fn jitter() -> f64 {
+    rand::rng().random_range(0.9..1.1)
+}
