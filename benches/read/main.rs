@@ -18,7 +18,7 @@ use outbox_core::{
 };
 use outbox_sqlx::{PostgresLog, postgres::SchemaName};
 use sqlx::{AssertSqlSafe, PgPool, Row as _};
-use table::{Stopwatch, Table, load, number};
+use table::{Stopwatch, Table, cpu_seconds, load, number};
 use test_services::{PostgresVersion, TestDatabase, unique};
 use uuid::Uuid;
 
@@ -37,33 +37,69 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         eprintln!("{events} events, {rounds} rounds, PostgreSQL {version:?}; load {}", load());
         let database = TestDatabase::create(version).await;
-        let table = run(database.pool(), events, rounds).await?;
-        table.print(&format!("Reading, PostgreSQL {version:?}"), "events/s", "keyset scan");
+        // As many connections as are used, so that it is known which processes of the server work.
+        let pool = database.connect(2).await;
+        let Tables { rates, cpu } = run(&pool, events, rounds).await?;
+        rates.print(&format!("Reading, PostgreSQL {version:?}"), "events/s", KEYSET);
+        cpu.print("Processor time of client and server together", "µs/event", KEYSET);
         eprintln!("load {}", load());
         database.drop_database().await;
         Ok(())
     })
 }
 
-async fn run(pool: &PgPool, events: usize, rounds: usize) -> Result<Table> {
+const KEYSET: &str = "keyset scan";
+
+#[derive(Default)]
+struct Tables {
+    rates: Table,
+    /// What the rates would be on a machine that does nothing else does not depend on its load.
+    cpu: Table,
+}
+
+async fn run(pool: &PgPool, events: usize, rounds: usize) -> Result<Tables> {
     let many = filled(pool, "many_lanes", 64, events).await?;
     let one = filled(pool, "one_lane", 1, events).await?;
-    let mut table = Table::default();
+    let mut tables = Tables::default();
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
-        let watch = Stopwatch::start();
+        let start = Start::now(pool).await?;
         keyset_scan(pool, "many_lanes", events).await?;
-        table.record("keyset scan", events, watch.took());
+        start.end(KEYSET, &mut tables, events);
 
-        let watch = Stopwatch::start();
+        let start = Start::now(pool).await?;
         read(&many, events).await?;
-        table.record("log of 64 lanes", events, watch.took());
+        start.end("log of 64 lanes", &mut tables, events);
 
-        let watch = Stopwatch::start();
+        let start = Start::now(pool).await?;
         read(&one, events).await?;
-        table.record("log of 1 lane", events, watch.took());
+        start.end("log of 1 lane", &mut tables, events);
     }
-    Ok(table)
+    Ok(tables)
+}
+
+struct Start {
+    processes: Vec<String>,
+    cpu: f64,
+    watch: Stopwatch,
+}
+
+impl Start {
+    async fn now(pool: &PgPool) -> Result<Self> {
+        let sessions = "SELECT pid::text FROM pg_stat_activity WHERE datname = current_database()";
+        let mut processes: Vec<String> = sqlx::query_scalar(sessions).fetch_all(pool).await?;
+        processes.push("self".to_owned());
+        Ok(Self { cpu: cpu(&processes), processes, watch: Stopwatch::start() })
+    }
+
+    fn end(self, contestant: &str, tables: &mut Tables, events: usize) {
+        tables.rates.record(contestant, events, self.watch.took());
+        tables.cpu.record_figure(contestant, 1e6 * (cpu(&self.processes) - self.cpu) / events as f64);
+    }
+}
+
+fn cpu(processes: &[String]) -> f64 {
+    processes.iter().filter_map(|process| cpu_seconds(process)).sum()
 }
 
 /// Written by the server itself: what is measured is reading.

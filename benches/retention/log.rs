@@ -14,7 +14,7 @@ use outbox_core::{
     outbox::Outbox as _,
 };
 use outbox_sqlx::PostgresLog;
-use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr as _, postgres::PgPoolOptions};
 use test_services::OwnPostgres;
 use tokio::task::JoinSet;
 
@@ -58,7 +58,8 @@ impl Server {
                 convert_to('{{\"n\": ' || n || ', \"text\": \"' || repeat('x', {PAYLOAD_BYTES}) || '\"}}', 'UTF8'),
                 clock_timestamp()
             FROM generate_series(1, $1::bigint) AS n"
-        ));
+        ))
+        .into_sql_str();
         let mut left = rows;
         while left > 0 {
             let chunk = left.min(100_000);
@@ -72,7 +73,7 @@ impl Server {
     }
 
     /// The log as it was filled.
-    pub(crate) async fn copy(&self, _ring: bool) -> Result<PgPool> {
+    pub(crate) async fn copy(&self) -> Result<PgPool> {
         self.execute("DROP DATABASE IF EXISTS pruned WITH (FORCE)".to_owned()).await?;
         self.execute("CREATE DATABASE pruned TEMPLATE filled STRATEGY file_copy".to_owned()).await?;
         self.execute("CHECKPOINT".to_owned()).await?;

@@ -60,7 +60,7 @@ fn main() -> Result<()> {
                 server.fill(ring, rows).await?;
                 filled = Some(ring);
             }
-            let pool = server.copy(ring).await?;
+            let pool = server.copy().await?;
             run(name, pool.clone(), held, rows).await?;
             pool.close().await;
         }

@@ -83,14 +83,18 @@ impl Pruner {
     async fn rounds(&self) {
         let mut failures = 0;
         loop {
-            let wait = match self.log.prune(&self.policy).await {
-                Ok(pruned) => {
-                    failures = 0;
-                    self.rest(pruned)
-                }
-                Err(error) => self.after(&error, &mut failures),
-            };
-            tokio::time::sleep(wait).await;
+            let done = self.log.prune(&self.policy).await;
+            tokio::time::sleep(self.wait_after(done, &mut failures)).await;
+        }
+    }
+
+    fn wait_after(&self, done: Result<Pruned, LogError>, failures: &mut u32) -> Duration {
+        match done {
+            Ok(pruned) => {
+                *failures = 0;
+                self.rest(pruned)
+            }
+            Err(error) => self.after(&error, failures),
         }
     }
 
@@ -122,4 +126,73 @@ impl Pruner {
 
 fn jitter() -> f64 {
     rand::rng().random_range(0.9..1.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::NewEvent,
+        log::{Claim, ConsumerName, EventLog as _, LogErrorKind, MemberId, StartAt, Track},
+        memory::MemoryLog,
+        outbox::Outbox as _,
+    };
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn pruner(log: &MemoryLog) -> Pruner {
+        Pruner::new(Arc::new(log.clone()), RetentionPolicy::default()).every(HOUR)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn prunes_now_and_then_until_it_is_stopped() {
+        let log = MemoryLog::default();
+        let consumer = ConsumerName::parse("relay").expect("name");
+        log.register(&consumer, StartAt::Beginning).await.expect("register");
+        let member = log.join(&consumer, MemberId::random(), Claim::All, 100 * HOUR).await.expect("join");
+        let lanes = member.lanes();
+        let mut cursor = member.tracks[0].cursor.clone();
+
+        let pruner = pruner(&log);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let running = tokio::spawn({
+            let pruner = pruner.clone();
+            async move { pruner.run(async { drop(stopped.await) }).await }
+        });
+        for _ in 0..3 {
+            let mut tx = log.begin();
+            let event = NewEvent::tombstone("Tutor", 1, "Erased").expect("event");
+            let _receipt = log.append(&mut tx, &[event]).await.expect("append");
+            tx.commit().await;
+            tokio::time::sleep(2 * HOUR).await;
+            assert_eq!(log.tail(None, 10).await.expect("tail").len(), 1, "nobody has passed it");
+            assert_eq!(pruner.last().and_then(|last| last.held_back_by).as_ref(), Some(&consumer));
+
+            let page = log.read(&[Track { cursor, lanes }], 10).await.expect("read").remove(0);
+            cursor = page.next;
+            let track = Track { cursor: cursor.clone(), lanes };
+            log.checkpoint(&member.fence, &[track]).await.expect("checkpoint");
+            tokio::time::sleep(2 * HOUR).await;
+            assert_eq!(log.tail(None, 10).await.expect("tail"), []);
+        }
+        stop.send(()).expect("it runs");
+        running.await.expect("it ends");
+    }
+
+    #[test]
+    fn rests_between_rounds_and_waits_longer_after_each_error() {
+        let pruner = pruner(&MemoryLog::default()).backoff(Backoff::new(Duration::from_secs(8), HOUR));
+        let mut failures = 0;
+        for (failure, kind) in [LogErrorKind::Unavailable, LogErrorKind::ReadOnly].into_iter().enumerate() {
+            let wait = pruner.wait_after(Err(LogError::new(kind, "away")), &mut failures);
+            assert!(wait <= Duration::from_secs(8 << failure), "{wait:?}");
+            assert_eq!(failures as usize, failure + 1);
+        }
+        assert_eq!(pruner.last(), None);
+        let more = Pruned { more: true, ..Pruned::default() };
+        assert!(pruner.wait_after(Ok(more.clone()), &mut failures) < Duration::from_secs(1), "goes on at once");
+        assert_eq!((failures, pruner.last()), (0, Some(more)));
+        let rest = pruner.wait_after(Ok(Pruned::default()), &mut failures);
+        assert!(rest >= HOUR.mul_f64(0.9) && rest < HOUR.mul_f64(1.1), "{rest:?}");
+    }
 }

@@ -74,7 +74,7 @@ pgbouncer_fetch() {
   rm -rf "$home.part" "$home"
   mkdir -p "$home.part/source"
   : >"$log"
-  pgbouncer_download "$home.part/source.tar.gz" "$log" || die "pgbouncer: no mirror gave $PGBOUNCER_SOURCE"
+  pgbouncer_download "$home.part/source.tar.gz" "$log" || die "pgbouncer: no mirror gave the $PGBOUNCER_SOURCE that is wanted"
   tar -xzf "$home.part/source.tar.gz" -C "$home.part/source" --strip-components=1
   (pgbouncer_build "$home.part/source") >>"$log" 2>&1 </dev/null || die "pgbouncer: the build failed"
   mkdir -p "$home"

@@ -67,7 +67,7 @@ on_postgres! {
         bed.log.leave(&owner.fence).await.expect("leave");
         assert_eq!(prune(&bed.log).await.removed, 2, "as far as the free lanes were");
 
-        let gained = bed.log.renew(&standby.fence, Duration::from_secs(600)).await.expect("renew").gained;
+        let gained = bed.log.renew(&standby.fence, Duration::from_mins(10)).await.expect("renew").gained;
         let events = read(&bed.log, &only(&gained), 10).await.events;
         assert_eq!(versions(&events), [named(2, 3), named(2, 4)]);
     }
@@ -254,7 +254,7 @@ pub(crate) async fn prune_down_to(bed: &Bed, events: i64) {
 
 /// Polls, because of what the callers say.
 pub(crate) async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + Duration::from_mins(1);
     while !is_so().await {
         assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -20,8 +20,8 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The first version that keeps track of prepared statements. One before it could be tested for nothing but its failure,
-/// which a later one shows too when this is switched off.
+/// The first version that keeps track of prepared statements. One before it could be tested for nothing but its
+/// failure, which a later one shows too when this is switched off.
 const OLDEST: (u32, u32) = (1, 21);
 
 /// A PgBouncer that pools transactions, in front of a PostgreSQL server. Dropped, it is killed.
@@ -33,14 +33,14 @@ pub struct OwnPgBouncer {
 }
 
 impl OwnPgBouncer {
-    /// Starts one that holds at most `server_connections` per database to the server of these options, and keeps track of
-    /// up to `prepared` statements a client; 0 switches that off. Its program is that of `OUTBOX_TEST_PGBOUNCER`, else
-    /// the one that `scripts/services` provided.
+    /// Starts one that holds at most `server_connections` per database to the server of these options, and keeps track
+    /// of up to `prepared` statements a client; 0 switches that off. Its program is that of `OUTBOX_TEST_PGBOUNCER`,
+    /// else the one that `scripts/services` provided.
     ///
     /// # Panics
     ///
-    /// If there is no PgBouncer, it is older than 1.21, or it does not start; the message says what to run, or has the end
-    /// of its log.
+    /// If there is no PgBouncer, it is older than 1.21, or it does not start; the message says what to run, or has the
+    /// end of its log.
     pub async fn start(server: &PgConnectOptions, server_connections: u32, prepared: u32) -> Self {
         let program = locate::pgbouncer();
         assert_recent(&program);

@@ -155,7 +155,7 @@ mod tests {
                 let horizon = Horizon { snapshot: Snapshot { xmin, xmax, running }, head, next_xid: xmax };
                 Seen::before(&horizon)
             }).collect();
-            let all = seen[1..].iter().fold(seen[0].clone(), |all, one| all.and(one));
+            let all = seen[1..].iter().fold(seen[0].clone(), Seen::and);
             prop_assert_eq!(all.contains(xid, position), seen.iter().all(|one| one.contains(xid, position)));
             let again = Snapshot::parse(&all.snapshot().to_string());
             prop_assert_eq!(again.as_ref(), Some(all.snapshot()));

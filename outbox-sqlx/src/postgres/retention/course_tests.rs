@@ -15,8 +15,8 @@ fn ring(swept: u64, head: u64, target: u64) -> Course {
     course(marks, head, target, target)
 }
 
-fn delete(after: u64, upto: u64, sweeps: bool) -> Option<Work> {
-    Some(Work::Delete { after, upto, sweeps })
+fn delete(after: u64, upto: u64, sweeps: bool) -> Work {
+    Work::Delete { after, upto, sweeps }
 }
 
 const TRY_ALL: GivenUp = GivenUp { sweeping: false, pruning: false, emptying: false };
@@ -24,9 +24,9 @@ const TRY_ALL: GivenUp = GivenUp { sweeping: false, pruning: false, emptying: fa
 #[test]
 fn what_has_settled_is_walked_once() {
     let course = course(marks(0, 0), 20_000, 12_000, 15_000);
-    assert_eq!(course.next(5_000, TRY_ALL), delete(0, 5_000, true));
+    assert_eq!(course.next(5_000, TRY_ALL), Some(delete(0, 5_000, true)));
     let last = Course { marks: marks(10_000, 10_000), ..course };
-    assert_eq!(last.next(5_000, TRY_ALL), delete(10_000, 12_000, true), "not beyond the target");
+    assert_eq!(last.next(5_000, TRY_ALL), Some(delete(10_000, 12_000, true)), "not beyond the target");
     let done = Course { marks: marks(12_000, 12_000), ..course };
     assert_eq!(done.next(5_000, TRY_ALL), None);
 }
@@ -34,15 +34,15 @@ fn what_has_settled_is_walked_once() {
 #[test]
 fn what_has_not_settled_is_walked_again_later() {
     let waiting = course(marks(0, 0), 20_000, 12_000, 0);
-    assert_eq!(waiting.next(5_000, TRY_ALL), delete(0, 5_000, false));
+    assert_eq!(waiting.next(5_000, TRY_ALL), Some(delete(0, 5_000, false)));
     let pruned = Course { marks: marks(12_000, 0), ..waiting };
     assert_eq!(pruned.next(5_000, TRY_ALL), None);
     let settled = Course { settled: 11_000, ..pruned };
-    assert_eq!(settled.next(5_000, TRY_ALL), delete(0, 5_000, true));
+    assert_eq!(settled.next(5_000, TRY_ALL), Some(delete(0, 5_000, true)));
     let stopped = GivenUp { sweeping: true, ..TRY_ALL };
     assert_eq!(settled.next(5_000, stopped), None, "a young one in between; nothing new behind");
     let news = Course { target: 13_000, ..settled };
-    assert_eq!(news.next(5_000, stopped), delete(12_000, 13_000, false));
+    assert_eq!(news.next(5_000, stopped), Some(delete(12_000, 13_000, false)));
 }
 
 #[test]
@@ -72,18 +72,18 @@ fn a_leaf_of_a_ring_waits_until_it_can_go_as_a_whole() {
 
 #[test]
 fn a_small_ring_is_pruned_row_by_row() {
-    assert_eq!(ring(0, 900, 700).next(5_000, TRY_ALL), delete(0, 700, true));
+    assert_eq!(ring(0, 900, 700).next(5_000, TRY_ALL), Some(delete(0, 700, true)));
     let not_settled = Course { settled: 0, ..ring(0, 900, 700) };
-    assert_eq!(not_settled.next(5_000, TRY_ALL), delete(0, 700, false));
+    assert_eq!(not_settled.next(5_000, TRY_ALL), Some(delete(0, 700, false)));
 }
 
 #[test]
 fn a_ring_that_fills_up_makes_room_row_by_row() {
     let refused = GivenUp { emptying: true, ..TRY_ALL };
     assert_eq!(ring(0, 7 * MILLION, MILLION).next(5_000, refused), None, "there is time");
-    assert_eq!(ring(0, 8 * MILLION, MILLION).next(5_000, refused), delete(0, 5_000, true));
+    assert_eq!(ring(0, 8 * MILLION, MILLION).next(5_000, refused), Some(delete(0, 5_000, true)));
     let over = ring(0, 16 * MILLION, 16 * MILLION);
-    assert_eq!(over.next(5_000, TRY_ALL), delete(0, 5_000, true), "the leaf holds two windows");
+    assert_eq!(over.next(5_000, TRY_ALL), Some(delete(0, 5_000, true)), "the leaf holds two windows");
     let partly = ring(0, 10 * MILLION, MILLION / 2);
-    assert_eq!(partly.next(5_000, TRY_ALL), delete(0, 5_000, true));
+    assert_eq!(partly.next(5_000, TRY_ALL), Some(delete(0, 5_000, true)));
 }

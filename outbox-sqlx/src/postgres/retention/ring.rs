@@ -90,7 +90,7 @@ pub(super) async fn empty(
 }
 
 fn timed_out(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "55P03")
 }
 
 /// Whether the log is the ring, or the plain table, that was asked for.

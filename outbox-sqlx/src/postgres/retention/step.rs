@@ -194,7 +194,7 @@ impl Places {
     /// What all of them have seen, and is visible.
     fn seen(&self, state: &State) -> Seen {
         let all = self.each.iter().flat_map(|(_, seen)| seen);
-        all.fold(Seen::before(&state.horizon), |together, one| together.and(one))
+        all.fold(Seen::before(&state.horizon), Seen::and)
     }
 
     /// The consumer that is furthest behind this event.

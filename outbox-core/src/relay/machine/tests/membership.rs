@@ -1,4 +1,5 @@
 use super::*;
+use crate::log::{Parked, Redriven};
 
 #[test]
 fn tracks_that_meet_are_joined_whatever_they_have_to_do() {
@@ -69,4 +70,31 @@ fn who_has_no_more_to_give_goes_on_with_what_was_chosen() {
     assert_eq!(machine.next_send(now), None, "lane 1 is to leave");
     machine.give_back(0);
     assert_eq!(machine.send(now).lane, lane(1));
+}
+
+#[test]
+fn a_lane_stays_until_the_log_knows_what_became_of_its_events() {
+    let now = Instant::now();
+    let mut machine = member(rules(), &[track(0, &[0])]);
+    machine.found(&track(0, &[0]), &[(0, 0, 1)], 1, now);
+    let send = machine.send(now);
+    machine.refused(&send, 0, now);
+    machine.give_back(1);
+    assert_eq!(machine.next_release(now), None, "it is to be parked");
+    assert_eq!(machine.park_call(now), [(1, Some(1))]);
+    assert_eq!(machine.next_release(now), None, "it is being parked");
+    machine.parked(&[Parked::Yes], now);
+    machine.give_back(0);
+
+    machine.want_due();
+    assert_eq!(machine.next_parking(true, now), Some(ParkingCall::Due));
+    let due = DueEvent { lane: lane(0), hash: hash_of(0), key: key_of(0, 0).into(), attempts: 1 };
+    machine.due(Events(vec![(0, 0, 1)]), vec![due]);
+    let send = machine.send(now);
+    machine.delivered(&send, now);
+    machine.give_back(1);
+    assert_eq!(machine.next_release(now), None, "it is published, and still parked");
+    assert!(matches!(machine.next_parking(true, now), Some(ParkingCall::Record(_))));
+    machine.recorded(&[Redriven::KeyFree]);
+    assert_eq!(machine.next_release(now), Some(vec![track(1, &[0])]));
 }
