@@ -7,10 +7,13 @@
 //!
 //! Rounds are interleaved: each runs every contestant once, so that a change in the machine's load touches all.
 
+#[path = "../cpu.rs"]
+mod cpu;
 #[path = "../table.rs"]
 mod table;
 
 use chrono::{DateTime, Utc};
+use cpu::cpu_seconds;
 use futures_util::TryStreamExt as _;
 use outbox_core::{
     event::LaneCount,
@@ -18,7 +21,7 @@ use outbox_core::{
 };
 use outbox_sqlx::{PostgresLog, postgres::SchemaName};
 use sqlx::{AssertSqlSafe, PgPool, Row as _};
-use table::{Stopwatch, Table, cpu_seconds, load, number};
+use table::{Stopwatch, Table, load, number};
 use test_services::{PostgresVersion, TestDatabase, unique};
 use uuid::Uuid;
 
@@ -89,16 +92,16 @@ impl Start {
         let sessions = "SELECT pid::text FROM pg_stat_activity WHERE datname = current_database()";
         let mut processes: Vec<String> = sqlx::query_scalar(sessions).fetch_all(pool).await?;
         processes.push("self".to_owned());
-        Ok(Self { cpu: cpu(&processes), processes, watch: Stopwatch::start() })
+        Ok(Self { cpu: seconds(&processes), processes, watch: Stopwatch::start() })
     }
 
     fn end(self, contestant: &str, tables: &mut Tables, events: usize) {
         tables.rates.record(contestant, events, self.watch.took());
-        tables.cpu.record_figure(contestant, 1e6 * (cpu(&self.processes) - self.cpu) / events as f64);
+        tables.cpu.record_figure(contestant, 1e6 * (seconds(&self.processes) - self.cpu) / events as f64);
     }
 }
 
-fn cpu(processes: &[String]) -> f64 {
+fn seconds(processes: &[String]) -> f64 {
     processes.iter().filter_map(|process| cpu_seconds(process)).sum()
 }
 

@@ -8,11 +8,14 @@ use std::{
 };
 
 use rand::RngExt;
+use tokio::time::Instant;
 
 use crate::{
     log::{LogAdmin, LogError, Pruned, RetentionPolicy},
     retry::Backoff,
 };
+
+const LEAST: Duration = Duration::from_millis(1);
 
 /// Prunes a log as long as it runs: [`LogAdmin::prune`] again and again.
 ///
@@ -51,9 +54,10 @@ impl Pruner {
     }
 
     /// How long to rest when nothing is left to remove, give or take a tenth, so that many processes do not come at
-    /// once. Default: a minute; at least a millisecond.
+    /// once. Default: a minute; at least a millisecond. While there is more to remove, it rests for as long as the last
+    /// round took.
     pub fn every(mut self, every: Duration) -> Self {
-        self.every = every.max(Duration::from_millis(1));
+        self.every = every.max(LEAST);
         self
     }
 
@@ -83,30 +87,31 @@ impl Pruner {
     async fn rounds(&self) {
         let mut failures = 0;
         loop {
+            let began = Instant::now();
             let done = self.log.prune(&self.policy).await;
-            tokio::time::sleep(self.wait_after(done, &mut failures)).await;
+            tokio::time::sleep(self.wait_after(done, began.elapsed(), &mut failures)).await;
         }
     }
 
-    fn wait_after(&self, done: Result<Pruned, LogError>, failures: &mut u32) -> Duration {
+    fn wait_after(&self, done: Result<Pruned, LogError>, took: Duration, failures: &mut u32) -> Duration {
         match done {
             Ok(pruned) => {
                 *failures = 0;
-                self.rest(pruned)
+                self.rest(pruned, took)
             }
             Err(error) => self.after(&error, failures),
         }
     }
 
-    fn rest(&self, pruned: Pruned) -> Duration {
+    fn rest(&self, pruned: Pruned, took: Duration) -> Duration {
         if pruned.removed > 0 {
             tracing::debug!(removed = pruned.removed, more = pruned.more, "events that every consumer had passed");
         }
         if let Some(consumer) = &pruned.held_back_by {
             tracing::debug!(%consumer, "retention waits for a consumer");
         }
-        // A moment for others even when there is more to do.
-        let wait = if pruned.more { Duration::from_millis(1) } else { self.every.mul_f64(jitter()) };
+        // Half of the time is for others, also while there is more to do.
+        let wait = if pruned.more { took.clamp(LEAST, self.every) } else { self.every.mul_f64(jitter()) };
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(pruned);
         wait
     }
@@ -184,15 +189,16 @@ mod tests {
         let pruner = pruner(&MemoryLog::default()).backoff(Backoff::new(Duration::from_secs(8), HOUR));
         let mut failures = 0;
         for (failure, kind) in [LogErrorKind::Unavailable, LogErrorKind::ReadOnly].into_iter().enumerate() {
-            let wait = pruner.wait_after(Err(LogError::new(kind, "away")), &mut failures);
+            let wait = pruner.wait_after(Err(LogError::new(kind, "away")), Duration::ZERO, &mut failures);
             assert!(wait <= Duration::from_secs(8 << failure), "{wait:?}");
             assert_eq!(failures as usize, failure + 1);
         }
         assert_eq!(pruner.last(), None);
         let more = Pruned { more: true, ..Pruned::default() };
-        assert!(pruner.wait_after(Ok(more.clone()), &mut failures) < Duration::from_secs(1), "goes on at once");
+        let took = Duration::from_secs(3);
+        assert_eq!(pruner.wait_after(Ok(more.clone()), took, &mut failures), took, "goes on soon");
         assert_eq!((failures, pruner.last()), (0, Some(more)));
-        let rest = pruner.wait_after(Ok(Pruned::default()), &mut failures);
+        let rest = pruner.wait_after(Ok(Pruned::default()), took, &mut failures);
         assert!(rest >= HOUR.mul_f64(0.9) && rest < HOUR.mul_f64(1.1), "{rest:?}");
     }
 }

@@ -74,6 +74,7 @@ pub trait EventLog: Send + Sync {
     /// Becomes a member of a consumer, and gets lanes if some are free: those of nobody, and those of members whose lease
     /// ended, who are expelled. `lease` says for how long the member is safe from that without renewing, by the
     /// database's clock. A member that joins again begins anew, with what it owned before among the lanes it may get.
+    /// Epochs only rise, also over [`LogAdmin::drop_consumer`] and a new registration.
     ///
     /// # Errors
     /// [`LogErrorKind::UnknownConsumer`] when it was never registered; [`LogErrorKind::BadCursor`] when a place of the
@@ -124,8 +125,10 @@ pub trait EventLog: Send + Sync {
     async fn checkpoint(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError>;
 
     /// Sets events aside, all or none, so that the checkpoint can pass them. One with a failure blocks its key, or is
-    /// already parked and gets the new failure. One without is set aside only if its key is blocked. The answers are in
-    /// the order of the events; an event that is parked already stays parked.
+    /// already parked and gets the new failure. One without is set aside only if its key is blocked, by what was parked
+    /// before or by an event in front of it in this call. The answers are in the order of the events. An event that is
+    /// parked already stays parked; one that an operator discarded stays discarded, and is answered with
+    /// [`Parked::Yes`].
     ///
     /// # Errors
     /// [`LogErrorKind::Fenced`], also when a lane is not the member's; [`LogErrorKind::Corrupt`] when the log has no such

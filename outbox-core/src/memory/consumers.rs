@@ -181,8 +181,10 @@ impl Consumer {
             if !owned.contains(park.lane) {
                 return Err(fenced(fence));
             }
-            let known = self.parked.get(&park.sequence).map(|parked| &parked.event);
-            let event = known.or_else(|| event_of(park.sequence)).filter(|event| event.lane == park.lane);
+            let parked = self.parked.get(&park.sequence).map(|parked| &parked.event);
+            let discarded = self.discarded.get(&park.sequence).map(|discarded| &discarded.parked.event);
+            let event =
+                parked.or(discarded).or_else(|| event_of(park.sequence)).filter(|event| event.lane == park.lane);
             events.push(event.cloned().ok_or_else(|| no_event(park))?);
         }
         Ok(parks.iter().zip(events).map(|(park, event)| self.park_one(park, event)).collect())
@@ -192,6 +194,7 @@ impl Consumer {
         let key = event.event.lane_key().into_owned();
         let now = self.clock.now();
         match &park.failure {
+            _ if self.discarded.contains_key(&park.sequence) => {}
             None if self.parked.contains_key(&park.sequence) => {}
             None if !self.is_blocked(&key) => return Parked::NotBlocked,
             None => {

@@ -28,12 +28,20 @@
 //! so it works behind a pooler of transactions. It must talk to the primary. An event is handed out only when a crash of
 //! the server cannot take it back, even if its writer did not wait for that (`synchronous_commit = off`).
 //!
+//! # Retention
+//!
+//! Nothing is removed but by [`LogAdmin::prune`](outbox_core::log::LogAdmin::prune), which somebody has to call now and
+//! then: [`Pruner`](outbox_core::retention::Pruner) does. It works in short transactions and takes no lock that a writer, a
+//! reader or a checkpoint waits for; registering a consumer waits for the step under way.
+//!
 //! # Rights
 //!
 //! Writers need `SELECT` on `outbox_log` and `INSERT` on `outbox_event`; consumers `SELECT` on all tables and the
 //! position sequence, `INSERT`, `UPDATE` and `DELETE` on the tables of consumers, members, lanes, checkpoints, parked,
 //! blocked and discarded events, and `EXECUTE` on the functions of the schema, which everybody has by default. Who drops a
-//! consumer or re-anchors the log also needs `UPDATE` on `outbox_log`; re-anchoring is best done by the owner.
+//! consumer or re-anchors the log also needs `UPDATE` on `outbox_log`; re-anchoring is best done by the owner. Who prunes
+//! needs `SELECT` on all tables and the position sequence, `DELETE` on `outbox_event` and `outbox_checkpoint`, `UPDATE` on
+//! `outbox_retention`, and for a [ring](PostgresLogBuilder::ring) `TRUNCATE` on its leaves.
 
 mod admin;
 mod append;

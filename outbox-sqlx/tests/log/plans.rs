@@ -61,6 +61,7 @@ impl Bed {
     async fn prepare_all(&self) {
         let consumer = ConsumerName::parse("planned").expect("name");
         self.log.register(&consumer, StartAt::Time(chrono::Utc::now())).await.expect("register");
+        Follower::from(self.log.clone(), StartAt::Beginning).await.page(10).await;
         let mut reader = Follower::from(self.log.clone(), StartAt::End).await;
         // Many ids without a row, all of them open while a window ends.
         let mut open = self.other_session().await;
@@ -160,10 +161,16 @@ async fn head(bed: &Bed) -> i64 {
 
 async fn a_page_costs_what_a_keyset_page_costs(bed: &Bed, knowledge: &str, plans: &str) {
     let page = bed.statement("SELECT t.n, false AS late").await;
+    let backlog = bed.statement("WHERE position > $2 AND position <= $3 ORDER BY position LIMIT $4").await;
     let head = head(bed).await;
     for start in [0, head / 2, head - 2_000] {
         let raw = format!("SELECT * FROM outbox.outbox_event WHERE position > {start} ORDER BY position LIMIT 1000");
         let raw = bed.explain(&raw, SETTINGS, plans).await;
+        let alone = format!("EXECUTE {backlog}(-1, {start}, {head}, 1000)");
+        let cost = bed.explain(&alone, SETTINGS, plans).await;
+        assert_eq!(cost.rows, 1_000);
+        assert!(cost.buffers <= raw.buffers + 10, "{knowledge}, {plans}, from {start}: {cost:?}, raw {raw:?}");
+
         let whole = format!(
             "EXECUTE {page}('{{0}}', '{{-1}}', '{{{start}}}', '{{{head}}}', 1000, '{{}}', '{{}}', '{{}}', '{{}}', '{{}}',
                 '{{}}', '0/0')"

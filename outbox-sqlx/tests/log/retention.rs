@@ -163,6 +163,92 @@ on_postgres! {
         assert_eq!(relay.catch_up().await, [named(2, 4)]);
     }
 
+    /// Dead rows that nobody can vacuum away, and statistics of an empty table: the last step costs what the first one
+    /// did.
+    async fn a_step_does_not_walk_over_what_was_removed(bed: &Bed) {
+        const EVENTS: i64 = 40_000;
+        sqlx::query("ANALYZE outbox.outbox_event").execute(&bed.pool).await.expect("analyze");
+        sqlx::query(
+            "INSERT INTO outbox.outbox_event (lane, id, aggregate_type, aggregate_id, event_type, content_type, created_at)
+            SELECT n % 64, gen_random_uuid(), 'Agg', n::text, 'AggErased', 'application/json', now()
+            FROM generate_series(1, $1) AS n",
+        )
+        .bind(EVENTS)
+        .execute(&bed.pool)
+        .await
+        .expect("fill");
+        let name = ConsumerName::parse("relay").expect("name");
+        bed.log.register(&name, StartAt::End).await.expect("register");
+        let mut reader = bed.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await.expect("begin");
+        sqlx::query("SELECT 1").execute(&mut *reader).await.expect("a snapshot");
+
+        // One connection, so that its own statistics can be asked for.
+        let pool = bed.database.connect(1).await;
+        let log = PostgresLog::builder(pool.clone()).open().await.expect("open");
+        let blocks = async || -> i64 {
+            sqlx::query("SELECT pg_stat_force_next_flush()").execute(&pool).await.expect("flush");
+            let blocks = sqlx::query_scalar(
+                "SELECT (heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit)::bigint
+                FROM pg_statio_all_tables WHERE relid = 'outbox.outbox_event'::regclass",
+            );
+            blocks.fetch_one(&bed.pool).await.expect("statistics")
+        };
+        let mut costs = Vec::new();
+        let mut removed = 0;
+        while removed < EVENTS as u64 {
+            let before = blocks().await;
+            // 1,250, 2,500 and 5,000 positions.
+            let pruned = log.prune(&RetentionPolicy::default().steps(3)).await.expect("prune");
+            removed += pruned.removed;
+            costs.push((blocks().await - before) as f64 / pruned.removed as f64);
+        }
+        println!("blocks for each event: {costs:.2?}");
+        let (first, last) = (costs[0], costs[costs.len() - 1]);
+        assert!(last < 1.3 * first, "the last events cost {last} blocks each, the first ones {first}");
+        drop(reader);
+        pool.close().await;
+    }
+
+    /// As the documentation says, and no more.
+    async fn the_rights_that_pruning_needs(bed: &Bed) {
+        let relay = Relay::begin(&bed.log, "relay").await;
+        bed.bump_and_commit(2).await;
+        relay.catch_up().await;
+        let role = format!("{}_pruner", bed.database.name());
+        let execute = async |sql: String| {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&bed.pool).await.expect("as superuser");
+        };
+        execute(format!(
+            "CREATE ROLE {role}; GRANT USAGE ON SCHEMA outbox TO {role};
+            GRANT SELECT ON ALL TABLES IN SCHEMA outbox TO {role};
+            GRANT SELECT ON outbox.outbox_event_position_seq TO {role};
+            GRANT DELETE ON outbox.outbox_checkpoint TO {role};
+            GRANT UPDATE ON outbox.outbox_retention TO {role};"
+        ))
+        .await;
+        let become_it = format!("SET ROLE {role}");
+        let pool = sqlx::postgres::PgPoolOptions::new()
+            .max_connections(2)
+            .after_connect(move |conn, _| {
+                let become_it = become_it.clone();
+                Box::pin(async move { sqlx::raw_sql(sqlx::AssertSqlSafe(become_it)).execute(conn).await.map(drop) })
+            })
+            .connect(bed.database.url())
+            .await
+            .expect("connect");
+        let log = PostgresLog::builder(pool.clone()).open().await.expect("open");
+        let refused = log.prune(&RetentionPolicy::default()).await.expect_err("may not delete");
+        assert_eq!(refused.kind(), LogErrorKind::Database);
+        execute(format!("GRANT DELETE ON outbox.outbox_event TO {role}")).await;
+        until("the event is gone", async || {
+            prune(&log).await;
+            left(bed).await == 0
+        })
+        .await;
+        pool.close().await;
+        execute(format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    }
+
     /// What of a place is beyond the server tells that somebody restored it.
     async fn a_place_of_another_server_is_refused(bed: &Bed) {
         let name = consumer(&bed.log, "relay").await;

@@ -187,4 +187,7 @@ pub async fn discarding_the_last_event_frees_the_key<H: LogHarness>(harness: &H)
     assert_eq!(scene.park(harness, &[behind(second)]).await, [Parked::NotBlocked], "the key flows again");
     let answers = log.redriven(&scene.member.fence, &[republished(first)]).await.expect("redriven");
     assert_eq!(answers, [Redriven::KeyFree], "of an event that somebody discarded meanwhile");
+    assert_eq!(scene.park(harness, &[fails(first)]).await, [Parked::Yes], "it failed again instead");
+    assert_eq!(scene.parked(harness).await, [], "but stays discarded");
+    assert_eq!(scene.blocked(harness).await, [""; 0], "and blocks nothing");
 }

@@ -186,15 +186,18 @@ CREATE FUNCTION @schema@.outbox_park(
         SELECT array_agg(key ORDER BY n), array_agg(first_failure ORDER BY n), array_agg(parked ORDER BY n)
             INTO keys, first_failures, known
             FROM (
-                SELECT n, key, parked, min(n) FILTER (WHERE state <> 'behind') OVER (PARTITION BY key) AS first_failure
+                SELECT n, key, parked OR gone AS parked,
+                    min(n) FILTER (WHERE state <> 'behind' AND NOT gone) OVER (PARTITION BY key) AS first_failure
                 FROM (
-                    SELECT a.n, a.state, p.position IS NOT NULL AS parked, coalesce(p.lane_key,
-                        CASE WHEN e.unordered THEN e.id::text
+                    SELECT a.n, a.state, p.position IS NOT NULL AS parked, d.position IS NOT NULL AS gone,
+                        coalesce(p.lane_key, d.lane_key, CASE WHEN e.unordered THEN e.id::text
                             ELSE coalesce(e.ordering_key, e.aggregate_type || '/' || e.aggregate_id) END) AS key
                     FROM unnest(positions, generations, lanes, states) WITH ORDINALITY
                         AS a (position, generation, lane, state, n)
                     LEFT JOIN @schema@.outbox_parked AS p ON p.consumer = of_consumer AND p.position = a.position
                         AND p.generation = a.generation AND p.lane = a.lane
+                    LEFT JOIN @schema@.outbox_discarded AS d ON d.consumer = of_consumer AND d.position = a.position
+                        AND d.generation = a.generation AND d.lane = a.lane
                     LEFT JOIN @schema@.outbox_event AS e ON e.position = a.position AND e.lane = a.lane
                         AND a.generation = (
                             SELECT max(g.generation) FROM @schema@.outbox_generation AS g
@@ -232,15 +235,22 @@ CREATE FUNCTION @schema@.outbox_park(
             FROM unnest(positions, generations, states, reasons, tries, waits, keys, aside) WITH ORDINALITY
                 AS a (position, generation, state, reason, attempts, wait, key, aside, n)
             JOIN @schema@.outbox_event AS e ON e.position = a.position
-            WHERE a.aside ORDER BY a.state = 'behind', a.n DESC
+            WHERE a.aside AND NOT EXISTS (
+                SELECT FROM @schema@.outbox_discarded AS d WHERE d.consumer = of_consumer AND d.position = a.position
+            )
+            ORDER BY a.state = 'behind', a.n DESC
             ON CONFLICT (consumer, position) DO NOTHING;
-        -- Not of all that failed: an operator may have discarded one in the meantime whose row in the log is gone.
+        -- Not of all that failed: an operator may have discarded one.
         INSERT INTO @schema@.outbox_blocked (consumer, lane_key, lane)
             SELECT DISTINCT of_consumer, p.lane_key, p.lane FROM @schema@.outbox_parked AS p
             WHERE p.consumer = of_consumer AND p.position IN (
                 SELECT a.position FROM unnest(positions, states) AS a (position, state) WHERE a.state <> 'behind')
             ORDER BY p.lane_key
             ON CONFLICT (consumer, lane_key) DO UPDATE SET requested_at = NULL;
+        INSERT INTO @schema@.outbox_blocked (consumer, lane_key, lane)
+            SELECT DISTINCT of_consumer, p.lane_key, p.lane FROM @schema@.outbox_parked AS p
+            WHERE p.consumer = of_consumer AND p.lane_key = ANY (keys) ORDER BY p.lane_key
+            ON CONFLICT (consumer, lane_key) DO NOTHING;
         PERFORM @schema@.outbox_unblock(of_consumer, keys);
         RETURN (SELECT coalesce(array_agg(a.aside::integer ORDER BY a.n), '{}')
             FROM unnest(aside) WITH ORDINALITY AS a (aside, n));
