@@ -11,11 +11,15 @@ use rand::RngExt;
 use tokio::time::Instant;
 
 use crate::{
-    log::{LogAdmin, LogError, Pruned, RetentionPolicy},
+    log::{LogAdmin, LogError, LogErrorKind, Pruned, RetentionPolicy},
     retry::Backoff,
 };
 
 const LEAST: Duration = Duration::from_millis(1);
+
+/// How long a round may take. Far more than one needs: a connection whose other side vanished would be waited for without
+/// end.
+const ROUND: Duration = Duration::from_mins(5);
 
 /// Prunes a log as long as it runs: [`LogAdmin::prune`] again and again.
 ///
@@ -76,7 +80,8 @@ impl Pruner {
     /// Runs until `shutdown` completes; a step under way is then given up, which takes nothing back.
     ///
     /// Errors of every kind are logged and waited for: an operator may mend what waiting does not, and a log that is
-    /// not pruned still works.
+    /// not pruned still works. So is a round that takes more than five minutes: it is given up, and what its steps have
+    /// removed stays removed.
     pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) {
         tokio::select! {
             () = shutdown => {}
@@ -88,7 +93,7 @@ impl Pruner {
         let mut failures = 0;
         loop {
             let began = Instant::now();
-            let done = self.log.prune(&self.policy).await;
+            let done = limited(self.log.prune(&self.policy)).await;
             tokio::time::sleep(self.wait_after(done, began.elapsed(), &mut failures)).await;
         }
     }
@@ -129,6 +134,12 @@ impl Pruner {
     }
 }
 
+async fn limited(round: impl Future<Output = Result<Pruned, LogError>>) -> Result<Pruned, LogError> {
+    tokio::time::timeout(ROUND, round).await.unwrap_or_else(|_elapsed| {
+        Err(LogError::new(LogErrorKind::Unavailable, format!("the log was not pruned within {ROUND:?}")))
+    })
+}
+
 fn jitter() -> f64 {
     rand::rng().random_range(0.9..1.1)
 }
@@ -138,7 +149,7 @@ mod tests {
     use super::*;
     use crate::{
         event::NewEvent,
-        log::{Claim, ConsumerName, EventLog as _, LogErrorKind, MemberId, StartAt, Track},
+        log::{Claim, ConsumerName, EventLog as _, MemberId, StartAt, Track},
         memory::MemoryLog,
         outbox::Outbox as _,
     };
@@ -182,6 +193,17 @@ mod tests {
         }
         stop.send(()).expect("it runs");
         running.await.expect("it ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_without_an_answer_is_given_up_and_tried_again() {
+        let begun = Instant::now();
+        let given_up = limited(std::future::pending()).await;
+        assert_eq!(begun.elapsed(), ROUND);
+        let kind = given_up.as_ref().map_err(LogError::kind);
+        assert_eq!(kind, Err(LogErrorKind::Unavailable));
+        let pruner = pruner(&MemoryLog::default());
+        assert!(pruner.wait_after(given_up, ROUND, &mut 0) <= Duration::from_secs(1));
     }
 
     #[test]

@@ -38,15 +38,17 @@ pub trait LogAdmin: EventLog {
     /// See the trait's *Errors*.
     async fn consumers(&self) -> Result<Vec<ConsumerInfo>, LogError>;
 
-    /// Makes the members of a consumer stop reading and publishing within half of their lease, or go on. They keep
-    /// their lanes, and retention stays behind the consumer.
+    /// Makes the members of a consumer stop reading and publishing, or go on. They learn it with the next renewal of
+    /// their lease: a relay within a third of it, a log source within two fifths. They keep their lanes, and retention
+    /// stays behind the consumer.
     ///
     /// # Errors
     /// See the trait's *Errors*.
     async fn set_paused(&self, consumer: &ConsumerName, paused: bool) -> Result<(), LogError>;
 
-    /// Forgets a consumer: its place, its members (which find themselves fenced), its parked events and its history.
-    /// What it had not consumed it will never get; registered again, it starts where it then asks to. Retention no
+    /// Forgets a consumer: its place, its members (which find themselves fenced; a relay then ends with
+    /// [`LogErrorKind::UnknownConsumer`](super::LogErrorKind::UnknownConsumer)), its parked events and its history. What
+    /// it had not consumed it will never get; registered again, it starts where it then asks to. Retention no
     /// longer waits for it. Look at [`LogAdmin::consumers`] first: it says what would be lost.
     ///
     /// # Errors

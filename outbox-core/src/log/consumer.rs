@@ -132,6 +132,9 @@ impl Assignment {
 pub struct Renewal {
     /// Lanes that are the member's from now on, in addition to those it had.
     pub gained: Vec<Track>,
+    /// All lanes that are the member's now. One that does not know of some of them, because an answer was lost, has to
+    /// begin anew.
+    pub owned: LaneSet,
     /// How many lanes it owns beyond its share: to be given back with
     /// [`EventLog::release`](super::EventLog::release) as soon as nothing of them is under way.
     pub surplus: u32,

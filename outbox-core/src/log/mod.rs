@@ -13,7 +13,7 @@ pub use admin::{
     ConsumerInfo, DiscardedEvent, EventStatus, LogAdmin, MemberInfo, Pruned, Reanchored, Redrive, RetentionPolicy,
 };
 pub use consumer::{Assignment, Claim, ConsumerName, Fence, MemberId, Renewal, StartAt, Track, lanes_of};
-pub use parking::{Park, ParkFailure, ParkState, Parked, ParkedEvent, Redriven, Republished};
+pub use parking::{DUE_OF_A_KEY, Park, ParkFailure, ParkState, Parked, ParkedEvent, Redriven, Republished};
 
 use crate::{
     error::kinded_error,
@@ -144,7 +144,7 @@ pub trait EventLog: Send + Sync {
     async fn blocked_keys(&self, fence: &Fence) -> Result<Vec<String>, LogError>;
 
     /// Parked events of the member's lanes to publish now, at most about `limit`: of each key that is due, because its
-    /// time has come or somebody asked, the first ones in order. They stay parked until [`EventLog::redriven`], and stay
+    /// time has come or somebody asked, the first ones in order, at most [`DUE_OF_A_KEY`]. They stay parked until [`EventLog::redriven`], and stay
     /// due until then or until they are parked again.
     ///
     /// # Errors

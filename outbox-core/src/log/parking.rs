@@ -6,6 +6,10 @@ use chrono::{DateTime, Utc};
 
 use crate::event::{Lane, RecordedEvent, Sequence};
 
+/// The most events of one key that [`EventLog::due_parked`](super::EventLog::due_parked) gives at a time, so that a long
+/// queue behind one key does not keep the others waiting.
+pub const DUE_OF_A_KEY: usize = 20;
+
 /// An event that a member sets aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Park {

@@ -11,8 +11,8 @@ use super::clock::Clock;
 use crate::{
     event::{Lane, LaneCount, LaneSet, RecordedEvent, Sequence},
     log::{
-        Claim, DiscardedEvent, Fence, LogError, LogErrorKind, MemberId, Park, ParkState, Parked, ParkedEvent, Redrive,
-        Redriven, Republished,
+        Claim, DUE_OF_A_KEY, DiscardedEvent, Fence, LogError, LogErrorKind, MemberId, Park, ParkState, Parked,
+        ParkedEvent, Redrive, Redriven, Republished,
         balance::{Plan, Standing, plan},
     },
 };
@@ -233,17 +233,20 @@ impl Consumer {
     /// The first events of each key that is due.
     pub(super) fn due(&self, lanes: LaneSet, limit: usize) -> Vec<ParkedEvent> {
         let now = self.clock.now();
-        let mut due: HashMap<String, bool> = HashMap::new();
+        // How many more of a key may be given.
+        let mut due: HashMap<String, usize> = HashMap::new();
         let mut found = Vec::new();
         for parked in self.parked.values().filter(|parked| lanes.contains(parked.event.lane)) {
             let key = parked.event.event.lane_key().into_owned();
             // The first one of a key decides; one that no longer has a failed one before it is due at once.
-            let is_due = *due.entry(key).or_insert_with_key(|key| {
-                self.requested.contains(key)
+            let left = due.entry(key).or_insert_with_key(|key| {
+                let is_due = self.requested.contains(key)
                     || parked.state == ParkState::Behind
-                    || parked.retry_at.is_some_and(|at| at <= now)
+                    || parked.retry_at.is_some_and(|at| at <= now);
+                if is_due { DUE_OF_A_KEY } else { 0 }
             });
-            if is_due && found.len() < limit {
+            if *left > 0 && found.len() < limit {
+                *left -= 1;
                 found.push(parked.clone());
             }
         }

@@ -196,6 +196,7 @@ impl EventLog for MemoryLog {
         let lanes = known.member(fence)?.lanes;
         Ok(Renewal {
             gained: self.tracks(&known.tracks(plan.take)),
+            owned: lanes,
             surplus: plan.surplus,
             paused: known.paused,
             redrive: !known.due(lanes, 1).is_empty(),

@@ -25,10 +25,12 @@ pub(super) async fn run(
     let mut shutdown = pin!(shutdown);
     let member = MemberId::random();
     let mut fenced_in_a_row = 0;
+    // Once: a consumer that an operator dropped meanwhile must not come back by itself, and begin at the beginning.
+    let mut lanes = None;
     loop {
         let joined = tokio::select! {
             () = &mut shutdown => return Ok(()),
-            joined = join(relay, consumer, member) => joined?,
+            joined = join(relay, consumer, member, &mut lanes) => joined?,
         };
         let Joined { assignment, lanes, asked } = joined;
         let owned = assignment.lanes().len();
@@ -68,17 +70,21 @@ struct Joined {
     asked: Instant,
 }
 
-/// Makes the consumer known, and becomes a member of it, with lanes or without.
-async fn join(relay: &Relay, consumer: &ConsumerName, member: MemberId) -> Result<Joined, RelayError> {
+/// Makes the consumer known, unless `known` says that it was, and becomes a member of it, with lanes or without.
+async fn join(
+    relay: &Relay,
+    consumer: &ConsumerName,
+    member: MemberId,
+    known: &mut Option<LaneCount>,
+) -> Result<Joined, RelayError> {
     let mut attempt = 0;
-    let mut lanes = None;
     loop {
         let joined = async {
-            let lanes = if let Some(lanes) = lanes {
+            let lanes = if let Some(lanes) = *known {
                 lanes
             } else {
                 relay.log.register(consumer, relay.settings.start_at).await?;
-                *lanes.insert(relay.log.identity().await?.lanes)
+                *known.insert(relay.log.identity().await?.lanes)
             };
             let asked = Instant::now();
             let assignment = relay.log.join(consumer, member, Claim::Share, relay.settings.lease).await?;

@@ -1,5 +1,6 @@
 //! The relay with in-memory adapters that fail on cue. Time is tokio's, so pauses cost nothing.
 
+mod answers;
 mod failures;
 mod idle;
 mod parking;

@@ -210,3 +210,26 @@ async fn parked_keys_stay_in_order_while_relays_come_and_go() {
         relay.stop().await;
     }
 }
+
+/// A key whose lane is stuck has many parked events; the others are redriven all the same.
+#[tokio::test(start_paused = true)]
+async fn a_stuck_key_does_not_keep_the_others_from_being_redriven() {
+    const STUCK: i64 = 0;
+    let mut bench = Bench::new();
+    bench.publisher.refuse_if(PublishErrorKind::Event, |_| true);
+    let mut running = Running::start(bench.relay().retry(RetryPolicy::never()).build());
+    for _ in 0..300 {
+        bench.change([STUCK]).await;
+    }
+    bench.change(1..=10).await;
+    running.until("all are parked", |s| s.parked == 310).await;
+    bench.publisher.heal();
+    // Its lane may hold others too: they wait with it.
+    bench.publisher.refuse_if(PublishErrorKind::Environment, |message| &message.key[..] == b"0");
+    bench.log.inner().redrive(&consumer(), &Redrive::All).await.expect("redrive");
+    running.until("nearly all others are redriven", |s| s.redriven >= 8).await;
+    bench.publisher.heal();
+    bench.assert_complete().await;
+    running.until("all are redriven", |s| s.blocked_keys == 0).await;
+    running.stop().await;
+}

@@ -26,13 +26,15 @@ pub(super) struct Sql {
 impl Sql {
     pub(super) fn new(schema: &SchemaName) -> Self {
         // The locks are taken before the first row leaves the join, so before its position is drawn: rows need
-        // `key_locks`, which needs `lane_locks`. Defaults are computed above the ordered rows.
+        // `key_locks`, which needs `lane_locks`, also where there are no keys: no lock is taken for the NULL of the outer
+        // join. Defaults are computed above the ordered rows.
         let insert = |lane_lock: &str| {
             let sql = format!(
                 "WITH lane_locks AS MATERIALIZED (
                     SELECT count({lane_lock}(k)) AS taken FROM unnest($1::bigint[]) AS k
                 ), key_locks AS MATERIALIZED (
-                    SELECT count(pg_advisory_xact_lock(k)) AS taken FROM lane_locks CROSS JOIN unnest($2::bigint[]) AS k
+                    SELECT count(pg_advisory_xact_lock(k)) AS taken
+                    FROM lane_locks LEFT JOIN unnest($2::bigint[]) AS k ON true
                 )
                 INSERT INTO @schema@.outbox_event (lane, id, aggregate_type, aggregate_id, ordering_key, event_type,
                     content_type, payload, headers, created_at, unordered)

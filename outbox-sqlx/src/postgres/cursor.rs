@@ -376,6 +376,11 @@ impl Snapshot {
         sound.then_some(Self { xmin, xmax, running })
     }
 
+    /// All xids below it had ended.
+    pub(super) fn xmin(&self) -> u64 {
+        self.xmin
+    }
+
     /// Whether the transaction had ended.
     pub(super) fn sees(&self, xid: u64) -> bool {
         xid < self.xmin || (xid < self.xmax && self.running.binary_search(&xid).is_err())

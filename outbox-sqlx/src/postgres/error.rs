@@ -4,6 +4,10 @@ use outbox_core::{
     log::{LogError, LogErrorKind},
     outbox::{AppendError, AppendErrorKind},
 };
+use sqlx::{
+    error::DatabaseError,
+    postgres::{PgDatabaseError, PgSeverity},
+};
 
 /// An error of the log's own statements.
 pub(super) fn log(error: sqlx::Error) -> LogError {
@@ -65,6 +69,7 @@ impl Class {
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::TypeNotFound { .. } => {
                 Self::Undecodable
             }
+            sqlx::Error::Database(error) if is_mix_up(&**error) => Self::Pooler,
             sqlx::Error::Database(error) => error.code().map_or(Self::Refused, |code| Self::of_state(&code)),
             _ => Self::Refused,
         }
@@ -76,15 +81,28 @@ impl Class {
             "42P01" | "3F000" => Self::NoTables,
             "25006" => Self::ReadOnly,
             "42501" => Self::Forbidden,
-            // Invalid statement name, duplicate prepared statement, and what binding to another one's statement violates.
-            "26000" | "42P05" | "08P01" => Self::Pooler,
-            // Serialization failure, deadlock, lock not available, query cancelled, idle in transaction or transaction
-            // for too long, shutting down, crashed, starting up; a connection left in the middle of a transaction.
-            "25001" | "25P02" | "40001" | "40P01" | "55P03" | "57014" | "25P03" | "25P04" | "57P01" | "57P02"
-            | "57P03" => Self::Away,
-            // Connection exceptions; insufficient resources, such as too many connections.
+            // Invalid statement name, duplicate prepared statement.
+            "26000" | "42P05" => Self::Pooler,
+            // Serialization failure, deadlock, lock not available, query cancelled, idle in transaction, in a transaction
+            // or in a session for too long, shutting down, crashed, starting up, in a state that passes, such as a
+            // recovery; a connection left in the middle of a transaction.
+            "25001" | "25P02" | "40001" | "40P01" | "55000" | "55P03" | "57014" | "25P03" | "25P04" | "57P01"
+            | "57P02" | "57P03" | "57P05" => Self::Away,
+            // Connection exceptions, among them what a pooler says that has no server; insufficient resources, such as too
+            // many connections.
             _ if ["08", "53"].iter().any(|class| code.starts_with(class)) => Self::Away,
             _ => Self::Refused,
         }
     }
+}
+
+/// Whether a statement was bound that is another client's. The same SQLSTATE is that of a pooler which ends a connection
+/// because no server could be had; only the message tells them apart.
+fn is_mix_up(error: &dyn DatabaseError) -> bool {
+    let fatal = error
+        .try_downcast_ref::<PgDatabaseError>()
+        .is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
+    let about_statements =
+        || ["bind message supplies", "prepared statement"].iter().any(|words| error.message().contains(words));
+    error.code().as_deref() == Some("08P01") && !fatal && about_statements()
 }

@@ -51,10 +51,10 @@ impl Class {
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Self::Undecodable,
             // SQLite has no code of its own for a missing table.
             sqlx::Error::Database(error) if error.message().starts_with("no such table: outbox_") => Self::NoTables,
-            // The primary code is the low byte of an extended one: SQLITE_BUSY, LOCKED, READONLY, IOERR,
-            // FULL, CANTOPEN. A full disk passes when somebody makes room.
+            // The primary code is the low byte of an extended one: SQLITE_BUSY, LOCKED, NOMEM, READONLY, INTERRUPT,
+            // IOERR, FULL, CANTOPEN, PROTOCOL. A full disk passes when somebody makes room.
             sqlx::Error::Database(error) => match error.code().and_then(|code| code.parse::<u32>().ok()) {
-                Some(code) if matches!(code & 0xff, 5 | 6 | 10 | 13 | 14) => Self::Away,
+                Some(code) if matches!(code & 0xff, 5 | 6 | 7 | 9 | 10 | 13 | 14 | 15) => Self::Away,
                 Some(code) if code & 0xff == 8 => Self::ReadOnly,
                 _ => Self::Refused,
             },

@@ -36,8 +36,8 @@
 //!   and [`EventLog::due_parked`] write nothing and wait for nobody.
 //! * Leases run on the clock of the machine. All processes that use the file are on it: SQLite's WAL needs shared memory,
 //!   so a file on a network drive does not work.
-//! * [`LogAdmin::prune`] removes up to 2,000 positions in a transaction and leaves the file to others for as long as each
-//!   took. A writer may wait for one of them, so keep the `busy_timeout`. The file does not shrink; new events use the room.
+//! * [`LogAdmin::prune`] removes up to 2,000 positions, or about 8 MiB of payload, in a transaction and leaves the file to
+//!   others for as long as each took. A writer may wait for one of them, so keep the `busy_timeout`. The file does not shrink; new events use the room.
 //! * A file that was put back from a backup looks the same as one that never went on: **nothing can tell**. Run
 //!   [`LogAdmin::reanchor`] before anybody writes to it. Two restores of *one* backup get the same generation, since each
 //!   begins from what is in that file: if what the first one published is still in use, re-anchor twice.

@@ -18,6 +18,14 @@ use super::{
 /// How many positions one transaction looks at. Writers wait for it, so it is short.
 const STEP: u64 = 2_000;
 
+/// About how many bytes of payload one transaction removes, at most one event more: SQLite visits every page of them.
+const STEP_BYTES: i64 = 8 * 1_048_576;
+
+/// The event with which the payloads get that large. `length` of a blob does not read it.
+const LARGE: &str = "SELECT position FROM (SELECT position, \
+    sum(length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes \
+    FROM outbox_event WHERE position > ?1 AND position <= ?2) WHERE bytes >= ?3 ORDER BY position LIMIT 1";
+
 /// The first event that is too young; those behind it stay, whatever time they have.
 const TOO_YOUNG: &str = "SELECT position FROM outbox_event WHERE position > ?1 AND position <= ?2 AND created_at >= ?3 \
     ORDER BY position LIMIT 1";
@@ -47,6 +55,7 @@ async fn step(log: &Inner, policy: &RetentionPolicy) -> Result<Pruned, LogError>
     let Some((passed, slowest)) = slowest(&mut tx, &state).await? else { return Ok(Pruned::default()) };
     let by_count = policy.keep_events.map_or(state.head, |keep| state.head.saturating_sub(keep));
     let window = by_count.min(low.saturating_add(STEP)).max(low);
+    let window = large_in(&mut tx, low, window).await?.unwrap_or(window);
     let let_go = match young_in(&mut tx, policy, low, window).await? {
         Some(young) => young - 1,
         None => window,
@@ -78,6 +87,17 @@ async fn slowest(conn: &mut SqliteConnection, state: &State) -> Result<Option<(u
         }
     }
     Ok(slowest)
+}
+
+async fn large_in(conn: &mut SqliteConnection, low: u64, window: u64) -> Result<Option<u64>, LogError> {
+    let large: Option<i64> = sqlx::query_scalar(LARGE)
+        .bind(low as i64)
+        .bind(window as i64)
+        .bind(STEP_BYTES)
+        .fetch_optional(conn)
+        .await
+        .map_err(error::log)?;
+    Ok(large.map(|position| position as u64))
 }
 
 async fn young_in(

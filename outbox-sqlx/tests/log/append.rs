@@ -130,6 +130,30 @@ on_postgres! {
         assert_eq!(read.len(), 100_000);
     }
 
+    /// Also when the planner orders the joins as it likes.
+    async fn a_bulk_append_locks_its_lanes_whatever_the_plan(bed: &Bed) {
+        let lanes = bed.log.identity().await.expect("identity").lanes;
+        let events: Vec<_> = (1..=1_000).map(|n| changed(n, 1)).collect();
+        let expected: BTreeSet<u8> =
+            events.iter().map(|event| lanes.lane_of(&event.event().lane_key()).get()).collect();
+        for plans in ["force_custom_plan", "force_generic_plan"] {
+            let mut tx = bed.begin().await;
+            for sql in ["SET LOCAL geqo_threshold = 2".to_owned(), format!("SET LOCAL plan_cache_mode = {plans}")] {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *tx).await.expect("set");
+            }
+            let _receipt = bed.log.append(&mut tx, &events).await.expect("append");
+            let locks: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_locks
+                WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND mode = 'ExclusiveLock' AND granted",
+            )
+            .fetch_one(&mut *tx)
+            .await
+            .expect("locks");
+            assert_eq!(locks, expected.len() as i64, "{plans}");
+            tx.rollback().await.expect("rollback");
+        }
+    }
+
     /// An append that locks whole lanes and one that locks a key of them wait for each other.
     async fn a_bulk_append_and_a_single_one_exclude_each_other(bed: &Bed) {
         for bulk_first in [true, false] {

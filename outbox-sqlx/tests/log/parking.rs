@@ -31,6 +31,27 @@ on_postgres! {
         }
     }
 
+    /// An event that was parked is settled, and not yet committed, when a call that knows nothing of it parks it again.
+    async fn an_event_that_is_settled_meanwhile_is_not_parked_again(bed: &Bed) {
+        for how in [Unblocking::Discard, Unblocking::Redriven] {
+            for fails in [false, true] {
+                let (name, member, events) = blocked_key(bed, 2).await;
+                let mut tx = bed.begin().await;
+                how.run(&mut tx, &name, &member, &events[0]).await;
+                let again = Park { failure: fails.then(|| failure(2, None)), ..behind(&events[0]) };
+                let (log, fence) = (bed.log.clone(), member.fence.clone());
+                let parks = [again, behind(&events[1])];
+                let parking = tokio::spawn(async move { log.park(&fence, &parks).await.expect("park") });
+                waiting_for_locks(&bed.pool, 1).await;
+                tx.commit().await.expect("commit");
+                let answers = parking.await.expect("park");
+                assert_eq!(answers, [Parked::Yes, Parked::NotBlocked], "{how:?}, {fails}");
+                assert_eq!(parked(bed, &name).await, [] as [i64; 0], "{how:?}, {fails}");
+                assert_eq!(blocked_rows(bed, &name).await, 0, "{how:?}, {fails}");
+            }
+        }
+    }
+
     /// The other way round: the event is parked first, so the key stays blocked, and what is left is due.
     async fn an_unblocking_sees_the_event_that_was_parked_meanwhile(bed: &Bed) {
         for how in [Unblocking::Discard, Unblocking::Redriven] {

@@ -1,6 +1,6 @@
 //! Behind PgBouncer, which lends a server's connection for one transaction at a time.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, error::Error as _, time::Duration};
 
 use outbox_core::{
     event::RecordedEvent,
@@ -8,7 +8,7 @@ use outbox_core::{
     outbox::{AppendErrorKind, Outbox as _},
 };
 use outbox_sqlx::PostgresLog;
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgPoolOptions};
 use test_services::OwnPgBouncer;
 use tokio::task::JoinSet;
 
@@ -83,6 +83,23 @@ on_postgres! {
         .await
         .expect("count");
         assert!((1..=2).contains(&servers), "{servers} connections to the server");
+        pool.close().await;
+    }
+
+    /// Who waited too long for a server is told so with the same SQLSTATE, and may try again.
+    async fn a_pooler_without_a_free_server_is_no_mix_up(bed: &Bed) {
+        let bouncer = OwnPgBouncer::start(&bed.pool.connect_options(), 1, 200).await;
+        let options = bouncer.options(&bed.pool.connect_options());
+        let mut console = PgConnection::connect_with(&options.clone().database("pgbouncer")).await.expect("console");
+        sqlx::raw_sql("SET query_wait_timeout = 1").execute(&mut console).await.expect("set");
+        let pool = PgPoolOptions::new().max_connections(2).test_before_acquire(false);
+        let pool = pool.connect_with(options).await.expect("connect");
+        let busy = pool.begin().await.expect("begin");
+        let refused = PostgresLog::builder(pool.clone()).build().identity().await.expect_err("no server");
+        let source = refused.source().map(ToString::to_string).unwrap_or_default();
+        assert!(source.contains("query_wait_timeout"), "{refused}: {source}");
+        assert_eq!(refused.kind(), LogErrorKind::Unavailable);
+        drop(busy);
         pool.close().await;
     }
 

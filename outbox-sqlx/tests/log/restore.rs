@@ -215,6 +215,30 @@ async fn re_anchoring_forgets_nobody_who_is_writing(version: PostgresVersion) {
     assert_eq!(versions(&site.consume(&mut member).await), [named(5, 1)]);
 }
 
+/// Rows of another life whose transaction ids are by chance those of transactions that run now, and stay open.
+async fn old_rows_are_not_taken_for_those_of_who_runs_now(version: PostgresVersion) {
+    let site = Site::create(version).await;
+    let name = consumer(&site.log, "relay").await;
+    site.write(1..=2).await;
+    let mut open = site.pool.begin().await.expect("begin");
+    write_elsewhere(&mut open).await;
+    let changed = sqlx::query("UPDATE outbox.outbox_event SET xid = $1::text::xid8")
+        .bind(xid(&mut open).await)
+        .execute(&site.pool)
+        .await
+        .expect("as a dump of another server brings them");
+    assert_eq!(changed.rows_affected(), 2);
+    site.log.reanchor().await.expect("reanchor");
+    let mut member = join(&site.log, &name).await;
+    assert_eq!(versions(&site.consume(&mut member).await), [named(1, 1), named(2, 1)]);
+    open.commit().await.expect("commit");
+    assert_eq!(versions(&site.consume(&mut member).await), []);
+}
+
+async fn xid(tx: &mut sqlx::Transaction<'static, sqlx::Postgres>) -> String {
+    sqlx::query_scalar("SELECT pg_current_xact_id()::text").fetch_one(&mut **tx).await.expect("xid")
+}
+
 /// A standby that has everything becomes the primary: nothing is to be done.
 async fn a_standby_is_promoted(version: PostgresVersion) {
     let mut site = Site::create(version).await;
@@ -248,5 +272,6 @@ crate::durability::on_own_server!(
     a_backup_is_restored,
     a_dump_is_restored_on_a_newer_server,
     re_anchoring_forgets_nobody_who_is_writing,
+    old_rows_are_not_taken_for_those_of_who_runs_now,
     a_standby_is_promoted
 );

@@ -53,9 +53,10 @@ impl OwnPgBouncer {
             "[databases]\n* = host={} port={} user={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
              unix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = {server_connections}\n\
              max_client_conn = 200\nignore_startup_parameters = extra_float_digits\n\
-             max_prepared_statements = {prepared}\n",
+             max_prepared_statements = {prepared}\nadmin_users = {}\n",
             server.get_host(),
             server.get_port(),
+            server.get_username(),
             server.get_username(),
         );
         let (file, log) = (folder.path().join("pgbouncer.ini"), folder.path().join("log"));

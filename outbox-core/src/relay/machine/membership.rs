@@ -12,6 +12,11 @@ impl<B: Body> Machine<B> {
     /// Lanes that are the member's from now on. Nothing of them is read or sent until their blocked keys are known.
     pub(in crate::relay) fn gain(&mut self, tracks: Vec<Track>) {
         let lanes = lanes_of(&tracks);
+        // Given back without our knowing, and free to be gained again.
+        self.releasing.retain_mut(|place| {
+            place.lanes = place.lanes.difference(lanes);
+            !place.lanes.is_empty()
+        });
         self.keys_unknown(lanes);
         for lane in lanes.iter() {
             self.lanes[usize::from(lane.get())].begin_anew();
@@ -20,6 +25,16 @@ impl<B: Body> Machine<B> {
             self.tracks.add(Place::from(track), false);
         }
         self.want_due();
+    }
+
+    /// Whether what the log takes for the member's lanes is what they are with those just gained. Those being given back
+    /// may be among them or not: the answer may have been lost that they are.
+    pub(in crate::relay) fn agrees(&self, owned: LaneSet, gained: &[Track]) -> bool {
+        let (gained, releasing) = (lanes_of(gained), self.releasing_lanes());
+        let kept = self.lanes().union(gained);
+        kept.difference(owned).is_empty()
+            && owned.difference(kept.union(releasing)).is_empty()
+            && gained.intersection(self.lanes()).is_empty()
     }
 
     /// So many lanes are to be given back in all. They send nothing from now on.
@@ -54,6 +69,11 @@ impl<B: Body> Machine<B> {
             self.parking.unknown = self.parking.unknown.difference(quiet);
         }
         Some(self.releasing.iter().cloned().map(Place::into_track).collect())
+    }
+
+    /// Whether lanes that were being given back are no longer among those the log takes for the member's.
+    pub(in crate::relay) fn has_released(&self, owned: LaneSet) -> bool {
+        !self.releasing.is_empty() && self.releasing_lanes().intersection(owned).is_empty()
     }
 
     /// They are given back.

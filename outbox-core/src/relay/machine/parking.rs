@@ -19,8 +19,8 @@ use crate::{
     log::{ParkFailure, Parked, Redriven},
 };
 
-/// The most events of one call.
-const CALL: usize = 1_000;
+/// The most events of one call: they are copied in one transaction, which other writers of a SQLite file wait for.
+const CALL: usize = 200;
 /// The most times of retries that are remembered; the log knows them all.
 const REMEMBERED: usize = 1_000;
 
@@ -323,6 +323,11 @@ impl<B: Body> Machine<B> {
             queue.redrives.push(Redrive { event, hash, key, attempts, state: RedriveState::Waiting });
             self.ready = with(self.ready, lane);
         }
+    }
+
+    /// How many parked events are to be published or under way.
+    pub(in crate::relay) fn redrives_held(&self) -> usize {
+        self.lanes.iter().map(|queue| queue.redrives.len()).sum()
     }
 
     /// Keys asked for before these lanes came say nothing about them.

@@ -240,8 +240,15 @@ impl LaneQueue {
         }
     }
 
-    /// A key is no longer blocked: what was to be parked behind it is sent instead.
+    /// A key is no longer blocked: what was to be parked behind it is sent instead. Unless another event of it was refused
+    /// in the meantime, and will block it again.
     pub(super) fn unblock<B: Body>(&mut self, hash: u64, key: &str, pages: &Pages<B>) {
+        let refused = |entry: &Entry| {
+            entry.state == EntryState::Refused && entry.hash == hash && pages.lane_key(entry.event) == key
+        };
+        if self.entries.iter().any(refused) {
+            return;
+        }
         self.blocked.remove(hash, key);
         for entry in &mut self.entries {
             if entry.state == EntryState::Behind && entry.hash == hash && pages.lane_key(entry.event) == key {

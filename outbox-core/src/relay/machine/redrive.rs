@@ -39,6 +39,10 @@ impl Redrives {
         self.events.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
+    }
+
     pub(super) fn push(&mut self, redrive: Redrive) {
         self.events.push_back(redrive);
     }

@@ -47,7 +47,7 @@ impl<'a> Tenure<'a> {
             MembershipAnswer::Renewed { asked, answer: Ok(renewal) } => {
                 self.log_recovered();
                 self.lease.renewed(asked);
-                self.renewed(renewal);
+                self.renewed(renewal)?;
             }
             MembershipAnswer::Renewed { answer: Err(error), .. } => {
                 let pause = self.relay.settings.backoff.delay(self.log_failures, &mut rand::rng());
@@ -73,8 +73,17 @@ impl<'a> Tenure<'a> {
         Ok(())
     }
 
-    fn renewed(&mut self, renewal: Renewal) {
-        let Renewal { gained, surplus, paused, redrive } = renewal;
+    fn renewed(&mut self, renewal: Renewal) -> Result<(), Halt> {
+        let Renewal { gained, owned, surplus, paused, redrive } = renewal;
+        if !self.machine.agrees(owned, &gained) {
+            // The answer to an earlier call was lost that gave us lanes.
+            tracing::warn!(consumer = %self.fence.consumer, "the log knows other lanes as ours than we do");
+            return Err(Halt::Fenced);
+        }
+        if self.machine.has_released(owned) {
+            let lanes = self.machine.released();
+            self.streams.close(lanes);
+        }
         if !gained.is_empty() {
             tracing::info!(consumer = %self.fence.consumer, lanes = lanes_of(&gained).len(), "lanes gained");
             self.machine.gain(gained);
@@ -84,6 +93,7 @@ impl<'a> Tenure<'a> {
         if redrive {
             self.machine.want_due();
         }
+        Ok(())
     }
 
     pub(super) fn checkpointed(&mut self, due: &Due) {

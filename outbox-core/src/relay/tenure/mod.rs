@@ -306,14 +306,19 @@ impl<'a> Tenure<'a> {
         }
         let last = self.machine.take_last_checkpoint();
         let goodbye = async {
+            let mut recorded = None;
             if let Some(due) = &last {
-                self.relay.log.checkpoint(&self.fence, &due.tracks).await?;
+                match self.relay.log.checkpoint(&self.fence, &due.tracks).await {
+                    Ok(()) => recorded = Some(due),
+                    // Others need not wait for the lease all the same.
+                    Err(error) => tracing::warn!(error = %chain(&error), "the last checkpoint was not recorded"),
+                }
             }
-            self.relay.log.leave(&self.fence).await
+            self.relay.log.leave(&self.fence).await.map(|()| recorded)
         };
         match timeout_at(deadline, goodbye).await {
-            Ok(Ok(())) => {
-                if let Some(due) = &last {
+            Ok(Ok(recorded)) => {
+                if let Some(due) = recorded {
                     self.checkpointed(due);
                 }
             }

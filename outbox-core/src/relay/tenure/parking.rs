@@ -14,6 +14,8 @@ use crate::{
 
 /// The most parked events that are published again at a time.
 const REDRIVE: usize = 200;
+/// How many of those that are under way already may come again in one answer.
+const MOST_HELD: usize = 2_000;
 
 pub(super) enum ParkingAnswer {
     Keys(Result<Vec<String>, LogError>),
@@ -47,7 +49,9 @@ impl<'a> Tenure<'a> {
                 })
             }
             ParkingCall::Due => {
-                let limit = REDRIVE.min(self.reading.call_events());
+                // Those that wait for a lane come again with every answer, and must not be all of it.
+                let held = self.machine.redrives_held().min(MOST_HELD);
+                let limit = REDRIVE.min(self.reading.call_events()) + held;
                 Box::pin(async move { ParkingAnswer::Due(bounded(relay, relay.log.due_parked(&fence, limit)).await) })
             }
         })

@@ -10,7 +10,7 @@ Exit codes:
   0  fine (also when a reader of the output went away, and when Ctrl-C ended --watch or --follow)
   1  failed; the reason is on standard error
   2  wrong usage, or something destructive was not confirmed: nothing was done
-  3  `doctor` found problems (warnings alone: 0)
+  3  `doctor` found problems, whether or not somebody reads them (warnings alone: 0)
 
 Examples:
   outbox --database-url postgres://app@db.internal/shop migrate

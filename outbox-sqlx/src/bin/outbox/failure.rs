@@ -19,7 +19,7 @@ pub(crate) enum Failure {
     Failed(String),
     /// It was not asked for properly, and nothing was done: exit code 2.
     Usage(String),
-    /// Problems were found, and have been printed: exit code 3.
+    /// Problems were found, and have been printed if anybody reads: exit code 3.
     Problems,
     /// Nobody reads the output any more: exit code 0.
     NobodyReads,

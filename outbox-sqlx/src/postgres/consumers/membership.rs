@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox_core::{
-    event::LaneCount,
+    event::{LaneCount, LaneSet},
     log::{
         Assignment, Claim, ConsumerName, Fence, LogError, LogErrorKind, MemberId, Renewal,
         balance::{Standing, plan},
@@ -50,9 +50,9 @@ impl Sql {
             trim: sql("DELETE FROM @schema@.outbox_checkpoint AS c
                 WHERE c.consumer = $1
                     AND c.epoch NOT IN (SELECT m.epoch FROM @schema@.outbox_member AS m WHERE m.consumer = $1)
-                    AND c.id <= (
-                        SELECT n.id FROM @schema@.outbox_checkpoint AS n WHERE n.consumer = $1
-                        ORDER BY n.id DESC OFFSET $2 LIMIT 1
+                    AND (c.epoch, c.nth) <= (
+                        SELECT n.epoch, n.nth FROM @schema@.outbox_checkpoint AS n WHERE n.consumer = $1
+                        ORDER BY n.epoch DESC, n.nth DESC OFFSET $2 LIMIT 1
                     )"),
             renew: sql(&format!(
                 "WITH renewed AS (
@@ -180,13 +180,15 @@ pub(in super::super) async fn renew(log: &Inner, fence: &Fence, lease: Duration)
     let redrive: bool = first.try_get(5).map_err(error::log)?;
     let standings: Vec<Standing> = rows.iter().map(|row| roster::standing(row, 0)).collect::<Result<_, _>>()?;
     let lanes = lane_count(log).await?;
+    let owned = standings.iter().find(|one| one.member == fence.member).map_or(LaneSet::EMPTY, |me| me.lanes);
     let idle = plan(lanes, &standings, fence.member);
     if !idle.changes_anything() {
-        return Ok(Renewal { gained: Vec::new(), surplus: idle.surplus, paused, redrive });
+        return Ok(Renewal { gained: Vec::new(), owned, surplus: idle.surplus, paused, redrive });
     }
     let (gained, surplus) = take_free_lanes(log, fence, lanes).await?;
+    let owned = owned.union(lanes_of(&gained));
     let redrive = redrive || (!gained.is_empty() && parking::is_due(log, &fence.consumer, lanes_of(&gained)).await?);
-    Ok(Renewal { gained, surplus, paused, redrive })
+    Ok(Renewal { gained, owned, surplus, paused, redrive })
 }
 
 /// Looks again under the lock, and takes what there is.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outbox_core::{
     event::LaneSet,
-    log::{ConsumerName, Fence, LogError, Park, ParkFailure, Parked, ParkedEvent, Redriven, Republished},
+    log::{ConsumerName, DUE_OF_A_KEY, Fence, LogError, Park, ParkFailure, Parked, ParkedEvent, Redriven, Republished},
 };
 use sqlx::{Row as _, SqlStr};
 
@@ -47,7 +47,7 @@ impl Sql {
                 FROM @schema@.outbox_member AS m LEFT JOIN LATERAL (
                     SELECT p.* FROM ({}) AS k CROSS JOIN LATERAL (
                         SELECT p.* FROM @schema@.outbox_parked AS p
-                        WHERE p.consumer = $1 AND p.lane_key = k.lane_key ORDER BY p.position LIMIT $4
+                        WHERE p.consumer = $1 AND p.lane_key = k.lane_key ORDER BY p.position LIMIT {DUE_OF_A_KEY}
                     ) AS p
                     ORDER BY p.position LIMIT $4
                 ) AS p ON true

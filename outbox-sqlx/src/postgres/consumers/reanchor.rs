@@ -50,7 +50,8 @@ impl Sql {
             first_unseen: sql("SELECT min(position) FROM @schema@.outbox_event
                 WHERE $1 >> lane & 1 = 1
                     AND NOT (position <= $2 AND pg_visible_in_snapshot(xid, (SELECT $3::text::pg_snapshot)))"),
-            // The first xid that a transaction can have: every snapshot sees it.
+            // The first xid that a transaction can have: every snapshot sees it. No writer is at work, so every row is
+            // committed, also one whose xid is by chance that of a transaction that runs now.
             adopt: sql("UPDATE @schema@.outbox_event SET xid = '3' WHERE xid >= $1::text::xid8"),
             start: sql("UPDATE @schema@.outbox_consumer SET start_cursor = $2 WHERE name = $1"),
             place: sql("INSERT INTO @schema@.outbox_lane (consumer, lane, cursor)
@@ -81,7 +82,7 @@ pub(in super::super) async fn reanchor(log: &Inner) -> Result<Reanchored, LogErr
     }
     sqlx::query(statements.forget.clone()).execute(&mut *tx).await.map_err(error::log)?;
     let adopted = sqlx::query(statements.adopt.clone())
-        .bind(state.horizon.next_xid.to_string())
+        .bind(state.horizon.snapshot.xmin().to_string())
         .execute(&mut *tx)
         .await
         .map_err(error::log)?;

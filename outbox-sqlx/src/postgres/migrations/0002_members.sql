@@ -171,7 +171,6 @@ CREATE FUNCTION @schema@.outbox_park(
     DECLARE
         moment timestamptz := clock_timestamp();
         keys text[];
-        first_failures bigint[];
         known boolean[];
         aside boolean[];
     BEGIN
@@ -183,40 +182,44 @@ CREATE FUNCTION @schema@.outbox_park(
             RETURN NULL;
         END IF;
 
-        SELECT array_agg(key ORDER BY n), array_agg(first_failure ORDER BY n), array_agg(parked ORDER BY n)
-            INTO keys, first_failures, known
+        SELECT array_agg(key ORDER BY n), array_agg(aside_before ORDER BY n) INTO keys, known
             FROM (
-                SELECT n, key, parked OR gone AS parked,
-                    min(n) FILTER (WHERE state <> 'behind' AND NOT gone) OVER (PARTITION BY key) AS first_failure
-                FROM (
-                    SELECT a.n, a.state, p.position IS NOT NULL AS parked, d.position IS NOT NULL AS gone,
-                        coalesce(p.lane_key, d.lane_key, CASE WHEN e.unordered THEN e.id::text
-                            ELSE coalesce(e.ordering_key, e.aggregate_type || '/' || e.aggregate_id) END) AS key
-                    FROM unnest(positions, generations, lanes, states) WITH ORDINALITY
-                        AS a (position, generation, lane, state, n)
-                    LEFT JOIN @schema@.outbox_parked AS p ON p.consumer = of_consumer AND p.position = a.position
-                        AND p.generation = a.generation AND p.lane = a.lane
-                    LEFT JOIN @schema@.outbox_discarded AS d ON d.consumer = of_consumer AND d.position = a.position
-                        AND d.generation = a.generation AND d.lane = a.lane
-                    LEFT JOIN @schema@.outbox_event AS e ON e.position = a.position AND e.lane = a.lane
-                        AND a.generation = (
-                            SELECT max(g.generation) FROM @schema@.outbox_generation AS g
-                            WHERE g.from_position <= a.position
-                        )
-                ) AS found
-            ) AS grouped;
+                SELECT a.n, p.position IS NOT NULL OR d.position IS NOT NULL AS aside_before,
+                    coalesce(p.lane_key, d.lane_key, CASE WHEN e.unordered THEN e.id::text
+                        ELSE coalesce(e.ordering_key, e.aggregate_type || '/' || e.aggregate_id) END) AS key
+                FROM unnest(positions, generations, lanes) WITH ORDINALITY AS a (position, generation, lane, n)
+                LEFT JOIN @schema@.outbox_parked AS p ON p.consumer = of_consumer AND p.position = a.position
+                    AND p.generation = a.generation AND p.lane = a.lane
+                LEFT JOIN @schema@.outbox_discarded AS d ON d.consumer = of_consumer AND d.position = a.position
+                    AND d.generation = a.generation AND d.lane = a.lane
+                LEFT JOIN @schema@.outbox_event AS e ON e.position = a.position AND e.lane = a.lane
+                    AND a.generation = (
+                        SELECT max(g.generation) FROM @schema@.outbox_generation AS g
+                        WHERE g.from_position <= a.position
+                    )
+            ) AS found;
         IF array_position(keys, NULL) IS NOT NULL THEN
             RETURN (SELECT array_agg(CASE WHEN key IS NULL THEN -1 ELSE 0 END ORDER BY n)
                 FROM unnest(keys) WITH ORDINALITY AS k (key, n));
         END IF;
 
         PERFORM @schema@.outbox_take_turn(of_consumer, keys);
-        -- As if they came one after the other: one that fails blocks its key for those behind it in the list.
-        SELECT coalesce(array_agg(coalesce(a.parked OR a.first_failure <= a.n, false) OR EXISTS (
+        -- As if they came one after the other: one that fails blocks its key for those behind it in the list. Looked at
+        -- anew: who had the turn before may have redriven or discarded what was parked, which fails no more, and there is
+        -- nothing left to do for it.
+        SELECT coalesce(array_agg(a.known OR a.gone OR coalesce(a.first_failure <= a.n, false) OR EXISTS (
                 SELECT FROM @schema@.outbox_blocked AS b WHERE b.consumer = of_consumer AND b.lane_key = a.key
             ) ORDER BY a.n), '{}')
             INTO aside
-            FROM unnest(keys, first_failures, known) WITH ORDINALITY AS a (key, first_failure, parked, n);
+            FROM (
+                SELECT f.n, f.key, f.known, d.position IS NOT NULL AS gone,
+                    min(f.n) FILTER (
+                        WHERE f.state <> 'behind' AND (p.position IS NOT NULL OR NOT f.known AND d.position IS NULL)
+                    ) OVER (PARTITION BY f.key) AS first_failure
+                FROM unnest(positions, states, keys, known) WITH ORDINALITY AS f (position, state, key, known, n)
+                LEFT JOIN @schema@.outbox_parked AS p ON p.consumer = of_consumer AND p.position = f.position
+                LEFT JOIN @schema@.outbox_discarded AS d ON d.consumer = of_consumer AND d.position = f.position
+            ) AS a;
         UPDATE @schema@.outbox_parked AS p
             SET state = a.state, reason = a.reason, attempts = a.attempts,
                 retry_at = moment + make_interval(secs => a.wait)
@@ -232,10 +235,10 @@ CREATE FUNCTION @schema@.outbox_park(
             SELECT of_consumer, a.position, a.generation, e.lane, a.key, e.id, e.aggregate_type,
                 e.aggregate_id, e.ordering_key, e.event_type, e.content_type, e.payload, e.headers, e.created_at,
                 e.unordered, a.state, a.reason, a.attempts, moment, moment + make_interval(secs => a.wait)
-            FROM unnest(positions, generations, states, reasons, tries, waits, keys, aside) WITH ORDINALITY
-                AS a (position, generation, state, reason, attempts, wait, key, aside, n)
+            FROM unnest(positions, generations, states, reasons, tries, waits, keys, aside, known) WITH ORDINALITY
+                AS a (position, generation, state, reason, attempts, wait, key, aside, known, n)
             JOIN @schema@.outbox_event AS e ON e.position = a.position
-            WHERE a.aside AND NOT EXISTS (
+            WHERE a.aside AND NOT a.known AND NOT EXISTS (
                 SELECT FROM @schema@.outbox_discarded AS d WHERE d.consumer = of_consumer AND d.position = a.position
             )
             ORDER BY a.state = 'behind', a.n DESC

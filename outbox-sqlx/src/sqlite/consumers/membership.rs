@@ -136,7 +136,7 @@ pub(in super::super) async fn renew(log: &Inner, fence: &Fence, lease: Duration)
     let before = standings.iter().find(|standing| standing.member == fence.member);
     let owned = before.map_or(LaneSet::EMPTY, |me| me.lanes).union(lanes_named(&gained));
     let redrive = redriving::is_due(&mut conn, &fence.consumer, owned).await?;
-    Ok(Renewal { gained, surplus: due.surplus, paused, redrive })
+    Ok(Renewal { gained, owned, surplus: due.surplus, paused, redrive })
 }
 
 /// Looks again under the lock, and takes what there is.

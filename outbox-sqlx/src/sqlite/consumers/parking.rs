@@ -91,7 +91,7 @@ async fn find(
         if !state.generations.include(park.sequence) || (position.is_none() && !given_up) {
             return Err(no_such_event(park));
         }
-        if position.is_none() {
+        if given_up && !parked {
             return Ok(None);
         }
         let event = decoder.event(&reader::columns(row)?)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use outbox_core::{
     event::LaneSet,
-    log::{ConsumerName, Fence, LogError, ParkedEvent, Redriven, Republished},
+    log::{ConsumerName, DUE_OF_A_KEY, Fence, LogError, ParkedEvent, Redriven, Republished},
 };
 use sqlx::{SqliteConnection, types::JsonValue};
 
@@ -30,9 +30,11 @@ const IS_DUE: &str = concat!("SELECT EXISTS (SELECT 1 FROM ", due_keys!(), ")");
 const DUE: &str = concat!(
     "SELECT ",
     parked_columns!(),
-    " FROM outbox_parked AS p WHERE p.consumer = ?1 AND p.lane_key IN (SELECT b.lane_key FROM ",
+    " FROM outbox_parked AS p WHERE p.consumer = ?1 AND p.position IN (SELECT position FROM (SELECT position, \
+    row_number() OVER (PARTITION BY lane_key ORDER BY position) AS nth FROM outbox_parked \
+    WHERE consumer = ?1 AND lane_key IN (SELECT b.lane_key FROM ",
     due_keys!(),
-    ") ORDER BY p.position LIMIT ?4"
+    ")) WHERE nth <= ?5) ORDER BY p.position LIMIT ?4"
 );
 
 const UNPARK: &str = "DELETE FROM outbox_parked WHERE consumer = ?1 AND (?2 >> lane) & 1 = 1 \
@@ -70,6 +72,7 @@ pub(in super::super) async fn due_parked(
         .bind(owned.mask() as i64)
         .bind(now())
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(DUE_OF_A_KEY as i64)
         .fetch_all(&mut *conn)
         .await
         .map_err(error::log)?;

@@ -25,6 +25,12 @@ async fn a_file_that_is_not_in_wal_mode() {
         SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path(&bed))).await.expect("open");
     sqlx::query("PRAGMA journal_mode = DELETE").execute(&mut conn).await.expect("change");
     examine(&bed, &[]).await.assert_found("journal", "problem", &["journal mode delete"]);
+    for arguments in [&["doctor"][..], &["doctor", "--quiet"], &["doctor", "--json"]] {
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        drop(reader);
+        let ended = bed.command(arguments).stdout(writer).output().await.expect("run");
+        assert_eq!(ended.status.code(), Some(3), "problems that nobody reads: {arguments:?}");
+    }
     conn.close().await.expect("close");
 }
 

@@ -66,6 +66,25 @@ async fn steps_are_bounded_and_say_whether_there_is_more() {
     assert_eq!((again.removed, again.more), (0, false));
 }
 
+/// Large events are removed a few at a time, since writers wait for each step.
+#[tokio::test]
+async fn a_step_is_bounded_by_the_size_of_its_events_too() {
+    let bed = SqliteBed::create().await;
+    let mut member = bed.member("relay").await;
+    let large = serde_json::json!({ "v": 1, "text": "x".repeat(900_000) });
+    for _ in 0..5 {
+        let event = NewEvent::json("Agg", 1, "AggChanged", &large).expect("event");
+        bed.write(&[event.clone(), event.clone(), event.clone(), event]).await;
+    }
+    member.consume().await;
+    let step = RetentionPolicy::default().steps(1);
+    for (removed, more) in [(10, true), (10, false)] {
+        let pruned = bed.log.prune(&step).await.expect("prune");
+        assert_eq!((pruned.removed, pruned.more, pruned.held_back_by), (removed, more, None));
+    }
+    assert_eq!(bed.number("SELECT count(*) FROM outbox_event").await, 0);
+}
+
 /// One lane of one consumer decides.
 #[tokio::test]
 async fn a_lagging_lane_holds_everything_behind_it() {

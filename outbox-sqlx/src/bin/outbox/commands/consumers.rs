@@ -19,7 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   outbox consumers
   outbox consumers register search --start beginning
-  outbox consumers pause search        # its members stop within a third of their lease, and keep their lanes
+  outbox consumers pause search        # its members stop at their next renewal, and keep their lanes
   outbox consumers resume search
   outbox consumers drop old-search     # says what would be lost, and asks";
 
@@ -50,6 +50,9 @@ enum Action {
         start: StartAt,
     },
     /// Makes its members stop reading and publishing; retention stays behind it
+    ///
+    /// They learn it when they next renew their lease: a relay within a third of it, a source over the log within two
+    /// fifths.
     #[command(after_help = "Examples:\n  outbox consumers pause search")]
     Pause {
         /// Which
@@ -64,7 +67,7 @@ enum Action {
     /// Forgets a consumer for ever: its place, its parked and discarded events, its history
     ///
     /// What it has not consumed it never gets. Registered again, it starts where it then asks to. Retention no longer
-    /// waits for it.
+    /// waits for it. Stop its members first: they find themselves fenced, and a relay ends with an error.
     #[command(after_help = "Examples:\n  outbox consumers drop old-search\n  outbox consumers drop old-search --yes")]
     Drop {
         /// Which
@@ -125,7 +128,7 @@ async fn pause(context: &Context, log: &Log, name: &ConsumerName, paused: bool) 
         || json!({"name": name.as_str(), "paused": paused}),
         || {
             if paused {
-                format!("consumer {name} is paused: its members stop within a third of their lease")
+                format!("consumer {name} is paused: its members stop when they next renew their lease")
             } else {
                 format!("consumer {name} goes on")
             }
@@ -145,8 +148,8 @@ fn what_is_lost(consumer: &ConsumerInfo) -> String {
     let live = consumer.members.iter().filter(|member| member.live).count() as u64;
     let members = match live {
         0 => "No member of it runs.".to_owned(),
-        1 => "1 member of it runs and is fenced.".to_owned(),
-        n => format!("{n} members of it run and are fenced."),
+        1 => "1 member of it runs and is fenced (a relay ends with an error).".to_owned(),
+        n => format!("{n} members of it run and are fenced (relays end with an error)."),
     };
     format!(
         "{members} It has {} before it that it never gets, and {} parked that are forgotten.",

@@ -18,7 +18,7 @@ Examples:
   outbox doctor --json | jq 'select(.level != \"ok\")'
   outbox doctor --max-transaction 30m      # where long reports are usual
 
-Exit code 3 when there are problems; 0 when there are only warnings. The checks change nothing. What each of them means
+Exit code 3 when there are problems, also when nobody reads them; 0 when there are only warnings. The checks change nothing. What each of them means
 is in docs/operating.md.";
 
 /// Looks for what will hurt, and says what to do about it
@@ -60,17 +60,22 @@ pub(crate) async fn run(context: &Context, options: Options) -> Result<(), Failu
     if options.quiet {
         findings.retain(|finding| finding.level != Level::Ok);
     }
-    for finding in &findings {
+    let in_all = format!("\n{}, {}", counted(problems as u64, "problem"), counted(warnings as u64, "warning"));
+    match print(context, &findings, (!options.quiet).then_some(&in_all)) {
+        // The exit code is for whoever asked, who need not be the reader.
+        Ok(()) | Err(Failure::NobodyReads) if problems > 0 => Err(Failure::Problems),
+        printed => printed,
+    }
+}
+
+fn print(context: &Context, findings: &[Finding], in_all: Option<&String>) -> Result<(), Failure> {
+    for finding in findings {
         context.out.either(|| value(finding), || text(finding))?;
     }
-    if !context.out.json && !options.quiet {
-        context.out.line(format!(
-            "\n{}, {}",
-            counted(problems as u64, "problem"),
-            counted(warnings as u64, "warning")
-        ))?;
+    match in_all {
+        Some(in_all) if !context.out.json => context.out.line(in_all),
+        _ => Ok(()),
     }
-    if problems > 0 { Err(Failure::Problems) } else { Ok(()) }
 }
 
 fn limits(options: &Options) -> Limits {
