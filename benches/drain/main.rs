@@ -9,7 +9,7 @@
 
 mod kafka;
 mod sqlite;
-#[path = "../table.rs"]
+#[path = "../figures/table.rs"]
 mod table;
 
 use table::{Table, load, number};

@@ -7,9 +7,9 @@
 //!
 //! Queries are counted by the server, `BEGIN` and `COMMIT` among them. Rounds are interleaved.
 
-#[path = "../cpu.rs"]
+#[path = "../figures/cpu.rs"]
 mod cpu;
-#[path = "../table.rs"]
+#[path = "../figures/table.rs"]
 #[allow(dead_code, reason = "each bench uses a part of it")]
 mod table;
 

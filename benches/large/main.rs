@@ -10,7 +10,7 @@
 //! its own, with the default settings except that no checkpoint falls into a measurement: after one, every page that is
 //! touched first is written to the WAL whole.
 
-#[path = "../table.rs"]
+#[path = "../figures/table.rs"]
 #[allow(dead_code, reason = "each bench uses a part of it")]
 mod table;
 
@@ -241,7 +241,9 @@ fn event(n: usize) -> Result<NewEvent> {
 fn print(phases: &[Phase], version: PostgresVersion, held: bool) {
     let held = if held { ", a transaction open throughout" } else { "" };
     println!("\nPostgreSQL {version:?}{held}\n");
-    println!("| | blocks / 1,000 events read | of the start | WAL bytes / event appended | of the start | events/s read | events/s appended |");
+    println!(
+        "| | blocks / 1,000 events read | of the start | WAL bytes / event appended | of the start | events/s read | events/s appended |"
+    );
     println!("|---|---:|---:|---:|---:|---:|---:|");
     let Some(start) = phases.first() else { return };
     for phase in phases {

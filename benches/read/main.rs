@@ -7,9 +7,9 @@
 //!
 //! Rounds are interleaved: each runs every contestant once, so that a change in the machine's load touches all.
 
-#[path = "../cpu.rs"]
+#[path = "../figures/cpu.rs"]
 mod cpu;
-#[path = "../table.rs"]
+#[path = "../figures/table.rs"]
 mod table;
 
 use chrono::{DateTime, Utc};

@@ -9,7 +9,7 @@
 //! runs every contestant once, so that a change in the machine's load touches all.
 
 mod raw;
-#[path = "../table.rs"]
+#[path = "../figures/table.rs"]
 mod table;
 
 use std::sync::Arc;
@@ -102,13 +102,15 @@ struct Bench {
 
 impl Bench {
     async fn prepare(server: &OwnPostgres) -> Result<Self> {
-        let pool = PgPoolOptions::new().max_connections(CLIENTS[CLIENTS.len() - 1] as u32).connect(&server.url()).await?;
+        let pool =
+            PgPoolOptions::new().max_connections(CLIENTS[CLIENTS.len() - 1] as u32).connect(&server.url()).await?;
         // Between two checkpoints a page that is touched first is written to the WAL whole: by chance, here and there.
         pool.execute("ALTER SYSTEM SET max_wal_size = '16GB'").await?;
         pool.execute("ALTER SYSTEM SET checkpoint_timeout = '1h'").await?;
         pool.execute("SELECT pg_reload_conf()").await?;
         let log = PostgresLog::builder(pool.clone()).migrate().await?;
-        pool.execute("CREATE TABLE tutor (id bigint PRIMARY KEY, version bigint NOT NULL) WITH (fillfactor = 50)").await?;
+        pool.execute("CREATE TABLE tutor (id bigint PRIMARY KEY, version bigint NOT NULL) WITH (fillfactor = 50)")
+            .await?;
         let tutors = "INSERT INTO tutor SELECT n, 0 FROM generate_series(0, $1::bigint - 1) AS n";
         sqlx::query(tutors).bind(AGGREGATES as i64).execute(&pool).await?;
         pool.execute("CREATE TABLE raw_event (LIKE outbox.outbox_event INCLUDING ALL)").await?;
@@ -168,7 +170,13 @@ impl Bench {
     }
 
     /// Runs transactions on so many connections at once and returns the bytes of WAL they wrote.
-    async fn single(&self, contestant: Contestant, clients: usize, transactions: usize, table: &mut Table) -> Result<i64> {
+    async fn single(
+        &self,
+        contestant: Contestant,
+        clients: usize,
+        transactions: usize,
+        table: &mut Table,
+    ) -> Result<i64> {
         let before = self.wal().await?;
         let next = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let watch = Stopwatch::start();
@@ -197,7 +205,10 @@ impl Bench {
     async fn change(&self, contestant: Contestant, tx: &mut Transaction<'_, Postgres>, n: usize) -> Result<()> {
         // Neighbours in time change different tutors.
         let tutor = n * 7919 % AGGREGATES;
-        sqlx::query("UPDATE tutor SET version = version + 1 WHERE id = $1").bind(tutor as i64).execute(&mut **tx).await?;
+        sqlx::query("UPDATE tutor SET version = version + 1 WHERE id = $1")
+            .bind(tutor as i64)
+            .execute(&mut **tx)
+            .await?;
         match contestant {
             Contestant::Update => {}
             Contestant::UpdateAndRawInsert => raw::insert_all(tx, &[event(tutor)?]).await?,

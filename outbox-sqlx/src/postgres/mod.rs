@@ -25,8 +25,14 @@
 //!
 //! A read sees exactly what is newly committed, whatever the order in which transactions began, wrote and committed,
 //! without waiting for open ones: see [`EventLog`]. It writes nothing, takes no lock and keeps no state in its session,
-//! so it works behind a pooler of transactions. It must talk to the primary. An event is handed out only when a crash of
-//! the server cannot take it back, even if its writer did not wait for that (`synchronous_commit = off`).
+//! so it works behind a pooler of transactions that knows prepared statements, as PgBouncer does from 1.21. It must talk
+//! to the primary. An event is handed out only when a crash of the server cannot take it back, even if its writer did not
+//! wait for that (`synchronous_commit = off`).
+//!
+//! A look at a log where nothing is new is one statement outside any transaction, in one round trip, for all lanes of a
+//! relay. A pool that tests its connections before it lends them, as sqlx's does by default, adds a round trip to each
+//! look; `test_before_acquire(false)` saves that. When something is new, the page follows in a transaction of its own; it
+//! goes on to its end, unheard, if the read is dropped meanwhile.
 //!
 //! # Retention
 //!

@@ -35,7 +35,7 @@ pub struct OwnPgBouncer {
 impl OwnPgBouncer {
     /// Starts one that holds at most `server_connections` per database to the server of these options, and keeps track
     /// of up to `prepared` statements a client; 0 switches that off. Its program is that of `OUTBOX_TEST_PGBOUNCER`,
-    /// else the one that `scripts/services` provided.
+    /// else the one that `scripts/services` provided. The user of the options may change its settings on its console.
     ///
     /// # Panics
     ///

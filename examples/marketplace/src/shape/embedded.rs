@@ -59,7 +59,8 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
 }
 
 /// An index that was begun anew reads as a new consumer, from the log's first event: that is why nothing is removed from
-/// the log here. The one before it reads no more; without it the list of consumers is true, and retention could be turned on.
+/// the log here. The one before it reads no more; without it the list of consumers is true, and retention could be
+/// turned on.
 async fn forget_earlier_indexes(log: &dyn LogAdmin, current: &ConsumerName) -> Result<(), LogError> {
     for known in log.consumers().await? {
         let of_an_index = known.name.as_str().strip_prefix(search::CONSUMER).is_some_and(|rest| rest.starts_with('.'));

@@ -1,6 +1,6 @@
 //! Writers, consumers and pruners in random order: nothing goes unseen, and nothing stays for ever.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use outbox_core::{
     log::{Cursor, EventLog as _, LogAdmin as _, RetentionPolicy, Track},
@@ -58,7 +58,8 @@ on_postgres! {
                 }
             }
         };
-        tokio::join!(reader(&fast, 1_000), reader(&slow, 7));
+        let reading = async { tokio::join!(reader(&fast, 1_000), reader(&slow, 7)) };
+        tokio::time::timeout(Duration::from_mins(2), reading).await.expect("an event was removed before it was read");
         writers.join_all().await;
         let before = left(bed).await;
         stop.send(true).expect("pruners");
