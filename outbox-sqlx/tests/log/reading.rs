@@ -185,6 +185,23 @@ on_postgres! {
         pool.close().await;
     }
 
+    /// Looks that find nothing do not begin a transaction that would notice; what the server says of its ids in a
+    /// forgotten one is as old as the first look.
+    async fn a_second_look_in_a_forgotten_transaction_is_refused(bed: &Bed) {
+        let pool = bed.database.connect(1).await;
+        let log = PostgresLog::builder(pool.clone()).open().await.expect("open");
+        let mut reader = Follower::from(log.clone(), StartAt::Beginning).await;
+        reader.catch_up().await;
+        pool.execute("BEGIN").await.expect("begin");
+        let rest = reader.track();
+        assert_eq!(read(&log, &rest, 10).await.events, [], "the first look is as good as any");
+        let refused = log.read(std::slice::from_ref(&rest), 10).await.expect_err("the second one is not");
+        assert_eq!(refused.kind(), LogErrorKind::Unavailable, "{refused:?}");
+        bed.bump_and_commit(1).await;
+        assert_eq!(versions(&reader.catch_up().await), [named(1, 1)], "the connection was given up");
+        pool.close().await;
+    }
+
     /// Reads that are dropped anywhere leave the pool as it was.
     async fn reads_that_are_dropped(bed: &Bed) {
         let pool = bed.database.connect(2).await;
