@@ -5,8 +5,8 @@ use std::time::Duration;
 use outbox_core::{
     event::RecordedEvent,
     log::{
-        Assignment, ConsumerName, EventLog as _, LogAdmin as _, LogError, LogErrorKind, Park, ParkFailure, ParkState,
-        Parked, Redrive, Redriven, Republished,
+        Assignment, ConsumerName, DUE_OF_A_KEY, EventLog as _, LogAdmin as _, LogError, LogErrorKind, Park,
+        ParkFailure, ParkState, Parked, Redrive, Redriven, Republished,
     },
 };
 use outbox_sqlx::PostgresLog;
@@ -162,12 +162,12 @@ on_postgres! {
         assert_eq!(bed.log.redrive(&name, &Redrive::Event(read[EVENTS / 2].origin.sequence)).await.expect("redrive"), 1);
         let due = bed.log.due_parked(&member.fence, 100).await.expect("due");
         let due: Vec<RecordedEvent> = due.into_iter().map(|due| due.event).collect();
-        assert_eq!(due, read[..100], "the first ones, in order");
+        assert_eq!(due, read[..DUE_OF_A_KEY], "the first ones, in order");
         let published: Vec<Republished> = read.iter().map(republished).collect();
-        let answers = bed.log.redriven(&member.fence, &published[..100]).await.expect("redriven");
+        let answers = bed.log.redriven(&member.fence, &published[..DUE_OF_A_KEY]).await.expect("redriven");
         assert!(answers.iter().all(|answer| *answer == Redriven::KeyBlocked));
-        assert_eq!(bed.log.due_parked(&member.fence, 1).await.expect("due")[0].event, read[100], "and so on");
-        let answers = bed.log.redriven(&member.fence, &published[100..]).await.expect("redriven");
+        assert_eq!(bed.log.due_parked(&member.fence, 1).await.expect("due")[0].event, read[DUE_OF_A_KEY], "and so on");
+        let answers = bed.log.redriven(&member.fence, &published[DUE_OF_A_KEY..]).await.expect("redriven");
         assert!(answers.iter().all(|answer| *answer == Redriven::KeyFree));
     }
 
