@@ -45,7 +45,8 @@ impl Sql {
                     (SELECT max(position) FROM @schema@.outbox_event),
                     (SELECT max(position) FROM @schema@.outbox_parked),
                     (SELECT max(position) FROM @schema@.outbox_discarded),
-                    (SELECT max(from_position) - 1 FROM @schema@.outbox_generation)
+                    (SELECT max(from_position) - 1 FROM @schema@.outbox_generation),
+                    (SELECT pruned FROM @schema@.outbox_retention)
                 )"),
             first_unseen: sql("SELECT min(position) FROM @schema@.outbox_event
                 WHERE $1 >> lane & 1 = 1
