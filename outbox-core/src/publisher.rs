@@ -66,6 +66,19 @@ pub trait Publisher: Send + Sync {
     /// [`PublishError`] when the publisher cannot be set up as configured.
     async fn open(&self, lane: Lane) -> Result<Box<dyn LaneStream>, PublishError>;
 
+    /// Opens a stream of a lane that writes each message by itself, in no batch with any other: what fails here is
+    /// [`PublishErrorKind::Event`] or nobody's fault, never [`PublishErrorKind::Suspect`], and costs no other message
+    /// anything. For what was refused before. The caller hands over one message at a time, and has nothing else of the
+    /// lane under way.
+    ///
+    /// Default: [`Publisher::open`], for adapters that batch nothing.
+    ///
+    /// # Errors
+    /// As [`Publisher::open`].
+    async fn open_isolated(&self, lane: Lane) -> Result<Box<dyn LaneStream>, PublishError> {
+        self.open(lane).await
+    }
+
     /// Waits until everything accepted is reported, at most for `grace`; then gives up what is left, which is reported
     /// as failed and may still be written. Returns whether everything was reported in time.
     async fn shut_down(&self, grace: Duration) -> bool;

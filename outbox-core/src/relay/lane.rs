@@ -36,19 +36,21 @@ pub(super) struct Reports {
 pub(super) struct LaneTask {
     batches: mpsc::UnboundedSender<LaneBatch>,
     task: AbortHandle,
+    pub(super) isolated: bool,
 }
 
 impl LaneTask {
     pub(super) fn spawn(
         lane: Lane,
+        isolated: bool,
         publisher: Arc<dyn Publisher>,
         profile: Profile,
         reports: mpsc::UnboundedSender<Reports>,
     ) -> Self {
         let (batches, inbox) = mpsc::unbounded_channel();
-        let run = Run { lane, publisher, profile, reports };
+        let run = Run { lane, isolated, publisher, profile, reports };
         let task = tokio::spawn(run.run(inbox)).abort_handle();
-        Self { batches, task }
+        Self { batches, task, isolated }
     }
 
     /// The machine bounds what is under way in a lane, so this queue is bounded too.
@@ -65,6 +67,8 @@ impl Drop for LaneTask {
 
 struct Run {
     lane: Lane,
+    /// Whether messages are written each by itself.
+    isolated: bool,
     publisher: Arc<dyn Publisher>,
     profile: Profile,
     reports: mpsc::UnboundedSender<Reports>,
@@ -128,6 +132,7 @@ impl Run {
         }
         let stream = match stream {
             Some(stream) => stream,
+            None if self.isolated => stream.insert(self.publisher.open_isolated(self.lane).await?),
             None => stream.insert(self.publisher.open(self.lane).await?),
         };
         let bytes = messages.iter().map(crate::publisher::Message::bytes).sum();
@@ -180,6 +185,7 @@ async fn forward(lane: Lane, batch: u64, mut delivery: Box<dyn Delivery>, report
 fn report_of(error: &PublishError) -> Report {
     match error.kind() {
         PublishErrorKind::Event => Report::Refused(chain(error).into()),
-        PublishErrorKind::Environment | PublishErrorKind::Suspect | PublishErrorKind::Configuration => Report::Failed,
+        PublishErrorKind::Suspect => Report::Suspect,
+        PublishErrorKind::Environment | PublishErrorKind::Configuration => Report::Failed,
     }
 }

@@ -31,6 +31,22 @@ async fn a_broker_that_fails_loses_nothing_and_overtakes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn suspects_are_tried_alone_and_only_who_is_at_fault_is_parked() {
+    let mut bench = Bench::new();
+    let mut running = Running::start(bench.relay().batch(32).build());
+    for suspects in 1..10 {
+        bench.publisher.fail_next(suspects, PublishErrorKind::Suspect);
+        bench.change((0..40).map(|n| n % 10)).await;
+        let events = bench.events() as u64;
+        running.until("published", |s| s.published == events).await;
+    }
+    let status = running.stop().await;
+    assert!(status.failed > 0);
+    assert_eq!((status.parked, status.paused.is_empty()), (0, true));
+    assert_eq!(bench.assert_complete().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_log_that_is_away_is_waited_for() {
     let mut bench = Bench::new();
     let mut running = Running::start(bench.relay().build());

@@ -57,7 +57,7 @@ impl<B: Body> Machine<B> {
         let lanes = &self.lanes;
         let flows = |lane: Lane| {
             let queue = &lanes[usize::from(lane.get())];
-            queue.attempts == 0 && !queue.broken && queue.paused_until.is_none()
+            queue.attempts == 0 && queue.broken.is_none() && queue.paused_until.is_none()
         };
         for track in &mut self.tracks.list {
             let nothing_left = track.caught_up && track.pages.is_empty();

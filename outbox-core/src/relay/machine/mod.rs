@@ -88,6 +88,8 @@ pub(super) struct Send {
     pub(super) events: Vec<EventRef>,
     /// The lane failed before: its broken stream has to be replaced first.
     pub(super) reopen: bool,
+    /// The one event was refused before: it goes through an isolated stream, with nothing else of its lane under way.
+    pub(super) isolated: bool,
 }
 
 /// What became of an event.
@@ -96,6 +98,8 @@ pub(super) enum Report {
     Delivered,
     /// Not its own fault.
     Failed,
+    /// Refused together with others: one of them is at fault.
+    Suspect,
     /// The event itself can never be sent as it is; the reason is for people.
     Refused(Box<str>),
     Aborted,
@@ -168,10 +172,16 @@ impl<B: Body> Machine<B> {
         arrivals: impl IntoIterator<Item = Arrival>,
         now: Instant,
     ) -> bool {
+        // Lanes that left and came again since they were asked for may be blocked in ways that are not known yet.
+        if !asked.lanes.intersection(self.parking.unknown).is_empty() {
+            return false;
+        }
         let Some(track) = self.tracks.answered(asked) else { return false };
         track.caught_up = found.caught_up;
+        let lanes = track.lanes;
+        let have_caught_up = if found.caught_up { lanes } else { LaneSet::EMPTY };
         if found.next == track.read {
-            self.join_tracks();
+            self.caught_up(have_caught_up);
             return true;
         }
         // How many are to be done is not known before they were seen.
@@ -190,12 +200,19 @@ impl<B: Body> Machine<B> {
             bytes += arrival.bytes;
         }
         self.pages.expect(id, undone);
-        let (lanes, position) = (track.lanes, track.reach(highest));
+        let position = track.reach(highest);
         track.read_on(TrackPage { id, lanes, next: found.next, position, events, bytes });
         self.tracks.count_read(events, bytes);
         self.tracks.advance(&mut self.pages, now);
-        self.join_tracks();
+        self.caught_up(have_caught_up);
         true
+    }
+
+    fn caught_up(&mut self, lanes: LaneSet) {
+        for lane in lanes.iter() {
+            self.lanes[usize::from(lane.get())].caught_up();
+        }
+        self.join_tracks();
     }
 
     /// What the caller keeps of an event's page.
@@ -252,7 +269,7 @@ impl<B: Body> Machine<B> {
     pub(super) fn paused(&self) -> LaneSet {
         let paused = |lane: &Lane| {
             let queue = self.queue(*lane);
-            queue.broken || queue.paused_until.is_some()
+            queue.broken.is_some() || queue.paused_until.is_some()
         };
         self.lanes().iter().filter(paused).collect()
     }

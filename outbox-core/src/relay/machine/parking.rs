@@ -263,7 +263,8 @@ impl<B: Body> Machine<B> {
                 queue.finish(number, &mut self.pages);
             }
             Parked::NotBlocked => {
-                let Some(entry) = queue.entry(number) else { return };
+                let entry = queue.entry(number).filter(|entry| entry.state == EntryState::Parking);
+                let Some(entry) = entry else { return };
                 let (hash, event) = (entry.hash, entry.event);
                 queue.wait_again(number);
                 queue.unblock(hash, &self.pages.lane_key(event), &self.pages);
@@ -273,16 +274,21 @@ impl<B: Body> Machine<B> {
     }
 
     /// The answers to [`ParkingCall::Record`], in its order.
-    pub(in crate::relay) fn recorded(&mut self, answers: &[Redriven]) {
+    pub(in crate::relay) fn recorded(&mut self, answers: &[Redriven], now: Instant) {
         let Some(UnderWay::Record(republished)) = self.parking.under_way.take() else { return };
         self.parking.redriven += republished.len() as u64;
         let mut keys = Vec::with_capacity(republished.len());
         for (&(lane, number), answer) in republished.iter().zip(answers) {
-            if let Some(redrive) = self.lanes[usize::from(lane.get())].redrives.get(number) {
-                keys.push((lane, redrive.hash, redrive.key.clone(), *answer));
+            let queue = &mut self.lanes[usize::from(lane.get())];
+            let Some(redrive) = queue.redrives.get(number) else { continue };
+            keys.push((lane, redrive.hash, redrive.key.clone(), *answer));
+            let event = redrive.event;
+            queue.published_apart(event, !self.tracks.has_caught_up(lane), &mut self.pages);
+            if let Some(redrive) = queue.redrives.get(number) {
                 redrive.settle(&mut self.pages);
             }
         }
+        self.tracks.advance(&mut self.pages, now);
         for (lane, hash, key, answer) in keys {
             let queue = &mut self.lanes[usize::from(lane.get())];
             queue.redrives.forget_gone();
@@ -320,7 +326,8 @@ impl<B: Body> Machine<B> {
             let queue = &mut self.lanes[usize::from(lane.get())];
             // Known already, unless the key was parked while its answer was lost.
             queue.blocked.insert(hash, &key);
-            queue.redrives.push(Redrive { event, hash, key, attempts, state: RedriveState::Waiting });
+            let isolated = attempts > 0;
+            queue.redrives.push(Redrive { event, hash, key, attempts, isolated, state: RedriveState::Waiting });
             self.ready = with(self.ready, lane);
         }
     }

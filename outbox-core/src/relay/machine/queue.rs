@@ -1,6 +1,6 @@
 //! One lane: what waits, what is under way, and whether it may be sent.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use tokio::time::Instant;
 
@@ -19,6 +19,10 @@ pub(super) struct LaneQueue {
     first: u64,
     /// Entries before this number are not waiting, as long as the lane does not fail.
     unsent: u64,
+    /// Entries that were refused together with others: they are sent before all else, each by itself.
+    suspects: BTreeSet<u64>,
+    /// What is under way is sent by itself, and nothing joins it.
+    isolated: bool,
     /// Positions of events that are done and will be read again.
     ahead: HashSet<u64>,
     pub(super) redrives: Redrives,
@@ -30,14 +34,21 @@ pub(super) struct LaneQueue {
     /// What was refused since the stream broke, and why.
     pub(super) refused: Vec<(Slot, Box<str>)>,
     /// Something failed: nothing is sent until everything is reported.
-    pub(super) broken: bool,
-    /// The failure was no event's own.
-    pub(super) setback: bool,
+    pub(super) broken: Option<Breakage>,
     /// The stream has to be replaced before the next batch.
     pub(super) reopen: bool,
     /// Failures in a row that were no event's own.
     pub(super) attempts: u32,
     pub(super) paused_until: Option<Instant>,
+}
+
+/// Why nothing is sent.
+#[derive(Debug, Default)]
+pub(super) struct Breakage {
+    /// Something failed by no event's own fault.
+    pub(super) setback: bool,
+    /// Something failed by the fault of one of several events.
+    pub(super) suspected: bool,
 }
 
 /// An event of a lane by its number.
@@ -72,6 +83,7 @@ pub(super) enum EntryState {
 #[derive(Debug)]
 struct Batch {
     redriven: bool,
+    isolated: bool,
     numbers: Vec<u64>,
     unreported: usize,
 }
@@ -100,8 +112,9 @@ impl LaneQueue {
         self.entries.front().map(|entry| entry.event.page)
     }
 
-    /// The events to send now, redriven ones first: they are older than anything else of their keys. Entries of blocked
-    /// keys are left out and added to `behind`.
+    /// The events to send now, and whether by themselves. Redriven ones first: they are older than anything else of their
+    /// keys; then suspects, so that nothing of their keys overtakes them. Entries of blocked keys are left out and added
+    /// to `behind`.
     pub(super) fn start_batch<B: Body>(
         &mut self,
         batch: u64,
@@ -109,17 +122,28 @@ impl LaneQueue {
         one_per_key: bool,
         pages: &Pages<B>,
         behind: &mut Vec<u64>,
-    ) -> Option<Vec<EventRef>> {
-        if !self.redrives.is_empty() {
-            let numbers = self.redrives.waiting(limit, one_per_key);
-            if !numbers.is_empty() {
-                let events = numbers.iter().filter_map(|&number| {
-                    let redrive = self.redrives.get(number)?;
-                    redrive.state = RedriveState::InFlight;
-                    Some(redrive.event)
-                });
-                let events = events.collect();
-                return Some(self.started(batch, true, numbers, events));
+    ) -> Option<(Vec<EventRef>, bool)> {
+        if self.isolated && self.in_flight > 0 {
+            return None;
+        }
+        if let Some((numbers, isolated)) = self.redrives.next(limit, one_per_key) {
+            if isolated && self.in_flight > 0 {
+                return None;
+            }
+            let events = numbers.iter().filter_map(|&number| {
+                let redrive = self.redrives.get(number)?;
+                redrive.state = RedriveState::InFlight;
+                Some(redrive.event)
+            });
+            let events = events.collect();
+            return Some(self.started(batch, Batch::of(numbers, true, isolated), events));
+        }
+        if !self.suspects.is_empty() {
+            if self.in_flight > 0 {
+                return None;
+            }
+            if let Some(number) = self.next_suspect(pages, behind) {
+                return Some(self.start_entries(batch, vec![number], true));
             }
         }
         let numbers = if one_per_key {
@@ -127,37 +151,56 @@ impl LaneQueue {
         } else {
             self.waiting(limit, pages, behind)
         };
-        if numbers.is_empty() {
-            return None;
-        }
+        (!numbers.is_empty()).then(|| self.start_entries(batch, numbers, false))
+    }
+
+    fn start_entries(&mut self, batch: u64, numbers: Vec<u64>, isolated: bool) -> (Vec<EventRef>, bool) {
         let mut events = Vec::with_capacity(numbers.len());
         for &number in &numbers {
             let entry = &mut self.entries[(number - self.first) as usize];
             entry.state = EntryState::InFlight;
             events.push(entry.event);
         }
-        Some(self.started(batch, false, numbers, events))
+        self.started(batch, Batch::of(numbers, false, isolated), events)
     }
 
-    fn started(&mut self, batch: u64, redriven: bool, numbers: Vec<u64>, events: Vec<EventRef>) -> Vec<EventRef> {
-        self.in_flight += numbers.len();
-        self.batches.insert(batch, Batch { redriven, unreported: numbers.len(), numbers });
-        events
+    fn started(&mut self, number: u64, batch: Batch, events: Vec<EventRef>) -> (Vec<EventRef>, bool) {
+        self.in_flight += events.len();
+        self.isolated = batch.isolated;
+        self.batches.insert(number, batch);
+        (events, self.isolated)
+    }
+
+    fn next_suspect<B: Body>(&mut self, pages: &Pages<B>, behind: &mut Vec<u64>) -> Option<u64> {
+        while let Some(number) = self.suspects.first().copied() {
+            let waits = self.entry(number).is_some_and(|entry| entry.state == EntryState::Waiting);
+            if waits && !self.leave_behind(number, pages, behind) {
+                return Some(number);
+            }
+            self.suspects.remove(&number);
+        }
+        None
+    }
+
+    /// Whether the entry has to be parked because its key is blocked.
+    fn leave_behind<B: Body>(&mut self, number: u64, pages: &Pages<B>, behind: &mut Vec<u64>) -> bool {
+        let entry = &mut self.entries[(number - self.first) as usize];
+        let blocked = self.blocked.contains(entry.hash, || pages.lane_key(entry.event));
+        if blocked {
+            entry.state = EntryState::Behind;
+            self.parking += 1;
+            behind.push(number);
+        }
+        blocked
     }
 
     fn waiting<B: Body>(&mut self, limit: usize, pages: &Pages<B>, behind: &mut Vec<u64>) -> Vec<u64> {
         let mut numbers = Vec::new();
         let mut number = self.unsent.max(self.first);
         while numbers.len() < limit {
-            let Some(entry) = self.entries.get_mut((number - self.first) as usize) else { break };
-            if entry.state == EntryState::Waiting {
-                if self.blocked.contains(entry.hash, || pages.lane_key(entry.event)) {
-                    entry.state = EntryState::Behind;
-                    self.parking += 1;
-                    behind.push(number);
-                } else {
-                    numbers.push(number);
-                }
+            let Some(entry) = self.entries.get((number - self.first) as usize) else { break };
+            if entry.state == EntryState::Waiting && !self.leave_behind(number, pages, behind) {
+                numbers.push(number);
             }
             number += 1;
         }
@@ -168,26 +211,20 @@ impl LaneQueue {
     fn waiting_one_per_key<B: Body>(&mut self, limit: usize, pages: &Pages<B>, behind: &mut Vec<u64>) -> Vec<u64> {
         let mut keys = HashSet::new();
         let mut numbers = Vec::new();
-        for (number, entry) in (self.first..).zip(&mut self.entries) {
+        for number in self.first..self.first + self.entries.len() as u64 {
             if numbers.len() == limit {
                 break;
             }
-            if entry.state != EntryState::Waiting {
-                continue;
-            }
-            if self.blocked.contains(entry.hash, || pages.lane_key(entry.event)) {
-                entry.state = EntryState::Behind;
-                self.parking += 1;
-                behind.push(number);
-            } else if keys.insert(entry.hash) {
+            let Entry { state, hash, .. } = self.entries[(number - self.first) as usize];
+            if state == EntryState::Waiting && !self.leave_behind(number, pages, behind) && keys.insert(hash) {
                 numbers.push(number);
             }
         }
         numbers
     }
 
-    /// The event that a report is about; `None` when the report repeats an earlier one.
-    pub(super) fn reported(&mut self, batch: u64, index: usize) -> Option<Slot> {
+    /// The event that a report is about, and whether it was sent by itself; `None` when the report repeats an earlier one.
+    pub(super) fn reported(&mut self, batch: u64, index: usize) -> Option<(Slot, bool)> {
         let reported = self.batches.get_mut(&batch)?;
         let number = *reported.numbers.get(index)?;
         let slot = if reported.redriven {
@@ -198,12 +235,29 @@ impl LaneQueue {
             let entry = self.entries.get(number.checked_sub(self.first)? as usize)?;
             (entry.state == EntryState::InFlight).then_some(Slot::Entry(number))?
         };
+        let isolated = reported.isolated;
         reported.unreported -= 1;
         if reported.unreported == 0 {
             self.batches.remove(&batch);
         }
         self.in_flight -= 1;
-        Some(slot)
+        Some((slot, isolated))
+    }
+
+    /// An event was refused together with others: it waits to be sent by itself.
+    pub(super) fn suspect(&mut self, slot: Slot) {
+        match slot {
+            Slot::Entry(number) => {
+                self.wait_again(number);
+                self.suspects.insert(number);
+            }
+            Slot::Redrive(number) => {
+                if let Some(redrive) = self.redrives.get(number) {
+                    redrive.state = RedriveState::Waiting;
+                    redrive.isolated = true;
+                }
+            }
+        }
     }
 
     /// An entry is delivered or parked. Returns whether its page is done with it.
@@ -212,8 +266,26 @@ impl LaneQueue {
         let was = std::mem::replace(&mut entry.state, EntryState::Done);
         let page = entry.event.page;
         self.parking -= usize::from(was.is_for_parking());
+        self.suspects.remove(&number);
         self.forget_done();
         was != EntryState::Done && pages.event_done(page)
+    }
+
+    /// An event was published as a parked one, which it may be read as too: by a lane that came from behind it.
+    pub(super) fn published_apart<B: Body>(&mut self, event: EventRef, still_to_come: bool, pages: &mut Pages<B>) {
+        let place = |event: EventRef| pages.body(event.page).and_then(|body| body.place(event.index));
+        let Some(published @ (_, position)) = place(event) else { return };
+        let read = self.entries.iter().position(|entry| place(entry.event) == Some(published));
+        if let Some(at) = read {
+            self.finish(self.first + at as u64, pages);
+        } else if still_to_come {
+            self.ahead.insert(position);
+        }
+    }
+
+    /// Everything that was done before it is read has been read.
+    pub(super) fn caught_up(&mut self) {
+        self.ahead.clear();
     }
 
     fn forget_done(&mut self) {
@@ -237,6 +309,7 @@ impl LaneQueue {
         if let Some(entry) = self.entry(number) {
             entry.state = EntryState::Refused;
             self.parking += 1;
+            self.suspects.remove(&number);
         }
     }
 
@@ -266,13 +339,14 @@ impl LaneQueue {
 
     /// Nothing is under way, neither with the publisher nor with the log.
     pub(super) fn is_quiet(&self) -> bool {
-        self.in_flight == 0 && !self.broken && self.parking == 0 && self.redrives.is_quiet()
+        self.in_flight == 0 && self.broken.is_none() && self.parking == 0 && self.redrives.is_quiet()
     }
 
     /// Drops all events of a lane that is quiet; pages count them as done. It will be read again from the page of its
     /// oldest undone event on, and what is done of that is remembered.
     pub(super) fn forget<B: Body>(&mut self, lane: Lane, pages: &mut Pages<B>) {
         self.redrives.drop_waiting(None, pages);
+        self.suspects.clear();
         if let Some(oldest) = self.entries.front().map(|entry| entry.event) {
             let before = (0..oldest.index).filter_map(|index| pages.body(oldest.page)?.place(index));
             self.ahead.extend(before.filter(|(of, _)| *of == lane).map(|(_, position)| position));
@@ -291,6 +365,12 @@ impl LaneQueue {
     /// The lane of another member, should it come back: numbers are not used again.
     pub(super) fn begin_anew(&mut self) {
         *self = Self { first: self.first, unsent: self.first, ..Self::default() };
+    }
+}
+
+impl Batch {
+    fn of(numbers: Vec<u64>, redriven: bool, isolated: bool) -> Self {
+        Self { redriven, isolated, unreported: numbers.len(), numbers }
     }
 }
 

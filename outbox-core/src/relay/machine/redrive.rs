@@ -19,6 +19,8 @@ pub(super) struct Redrive {
     pub(super) key: Box<str>,
     /// How often it was tried before.
     pub(super) attempts: u32,
+    /// It was refused before, and is sent by itself.
+    pub(super) isolated: bool,
     pub(super) state: RedriveState,
 }
 
@@ -35,10 +37,6 @@ pub(super) enum RedriveState {
 }
 
 impl Redrives {
-    pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty()
-    }
-
     pub(super) fn len(&self) -> usize {
         self.events.len()
     }
@@ -56,11 +54,18 @@ impl Redrives {
         self.events.iter().any(|redrive| redrive.state != RedriveState::Gone && *redrive.key == *key)
     }
 
-    pub(super) fn waiting(&self, limit: usize, one_per_key: bool) -> Vec<u64> {
+    /// Those to send next, and whether by themselves.
+    pub(super) fn next(&self, limit: usize, one_per_key: bool) -> Option<(Vec<u64>, bool)> {
         let mut keys = HashSet::new();
-        let waiting = (self.first..).zip(&self.events).filter(|(_, redrive)| redrive.state == RedriveState::Waiting);
-        let chosen = waiting.filter(|(_, redrive)| !one_per_key || keys.insert(&redrive.key));
-        chosen.map(|(number, _)| number).take(limit).collect()
+        let mut waiting =
+            (self.first..).zip(&self.events).filter(|(_, redrive)| redrive.state == RedriveState::Waiting).peekable();
+        let (number, first) = waiting.peek()?;
+        if first.isolated {
+            return Some((vec![*number], true));
+        }
+        let together = waiting.take_while(|(_, redrive)| !redrive.isolated);
+        let chosen = together.filter(|(_, redrive)| !one_per_key || keys.insert(&redrive.key));
+        Some((chosen.map(|(number, _)| number).take(limit).collect(), false))
     }
 
     /// Nothing of them is under way; what waits may be dropped at any time, since it stays parked.

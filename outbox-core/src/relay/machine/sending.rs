@@ -2,7 +2,14 @@
 
 use tokio::time::Instant;
 
-use super::{Machine, Report, Send, pages::Body, parking::Refusal, queue::Slot, redrive::RedriveState, with};
+use super::{
+    Machine, Report, Send,
+    pages::Body,
+    parking::Refusal,
+    queue::{Breakage, Slot},
+    redrive::RedriveState,
+    with,
+};
 use crate::event::{Lane, LaneSet};
 
 impl<B: Body> Machine<B> {
@@ -19,7 +26,7 @@ impl<B: Body> Machine<B> {
 
     fn send_of(&mut self, lane: Lane, now: Instant) -> Option<Send> {
         let queue = &mut self.lanes[usize::from(lane.get())];
-        if queue.broken || queue.paused_until.is_some_and(|until| now < until) {
+        if queue.broken.is_some() || queue.paused_until.is_some_and(|until| now < until) {
             return None;
         }
         queue.paused_until = None;
@@ -33,16 +40,16 @@ impl<B: Body> Machine<B> {
         let mut behind = Vec::new();
         let events = queue.start_batch(batch, limit, one_per_key, &self.pages, &mut behind);
         self.parking.behind.extend(behind.into_iter().map(|number| (lane, number)));
-        let events = events?;
+        let (events, isolated) = events?;
         self.next_batch += 1;
         self.in_flight += events.len();
-        Some(Send { lane, batch, events, reopen: std::mem::take(&mut queue.reopen) })
+        Some(Send { lane, batch, events, reopen: std::mem::take(&mut queue.reopen), isolated })
     }
 
     /// Takes the report of the `index`-th event of a batch in.
     pub(in crate::relay) fn report(&mut self, lane: Lane, batch: u64, index: usize, report: Report, now: Instant) {
         let queue = &mut self.lanes[usize::from(lane.get())];
-        let Some(slot) = queue.reported(batch, index) else { return };
+        let Some((slot, isolated)) = queue.reported(batch, index) else { return };
         self.in_flight -= 1;
         let mut page_done = false;
         match (report, slot) {
@@ -58,7 +65,7 @@ impl<B: Body> Machine<B> {
                 }
             }
             (Report::Refused(reason), slot) => {
-                queue.broken = true;
+                queue.broken.get_or_insert_default();
                 match slot {
                     Slot::Entry(number) => queue.refuse(number),
                     Slot::Redrive(number) => {
@@ -69,9 +76,13 @@ impl<B: Body> Machine<B> {
                 }
                 queue.refused.push((slot, reason));
             }
-            (failed @ (Report::Failed | Report::Aborted), slot) => {
-                queue.broken = true;
-                queue.setback |= failed == Report::Failed;
+            // By itself there are no others: the publisher does not know, and is asked again after a pause.
+            (Report::Suspect, slot) if !isolated => {
+                queue.broken.get_or_insert_default().suspected = true;
+                queue.suspect(slot);
+            }
+            (failed @ (Report::Failed | Report::Suspect | Report::Aborted), slot) => {
+                queue.broken.get_or_insert_default().setback |= failed != Report::Aborted;
                 match slot {
                     Slot::Entry(number) => queue.wait_again(number),
                     Slot::Redrive(number) => {
@@ -82,7 +93,7 @@ impl<B: Body> Machine<B> {
                 }
             }
         }
-        if queue.broken && queue.in_flight == 0 {
+        if queue.in_flight == 0 && queue.broken.is_some() {
             // Only now, with nothing of the lane under way, can it start again without overtaking itself.
             self.mend(lane, now);
         }
@@ -96,12 +107,16 @@ impl<B: Body> Machine<B> {
     fn mend(&mut self, lane: Lane, now: Instant) {
         let queue = &mut self.lanes[usize::from(lane.get())];
         let refused = std::mem::take(&mut queue.refused);
-        // Every failure that parks nothing pauses, or a publisher that keeps failing would be asked without end.
-        if queue.setback || refused.is_empty() {
+        let Breakage { setback, suspected } = queue.broken.take().unwrap_or_default();
+        // Every failure that gets nowhere pauses, or a publisher that keeps failing would be asked without end.
+        if setback || refused.is_empty() && !suspected {
             queue.paused_until = Some(now + self.rules.backoff.delay(queue.attempts, &mut self.random));
             queue.attempts = queue.attempts.saturating_add(1);
+        } else {
+            // The destination answers.
+            queue.attempts = 0;
         }
-        (queue.broken, queue.setback, queue.reopen) = (false, false, true);
+        queue.reopen = true;
         queue.look_again();
         for (slot, reason) in refused {
             let attempts = match slot {

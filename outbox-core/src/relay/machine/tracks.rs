@@ -84,6 +84,11 @@ impl Tracks {
         self.window_events >= rules.window || self.window_bytes >= rules.window_bytes
     }
 
+    /// Whether everything of a lane was read that was in the log when it came.
+    pub(super) fn has_caught_up(&self, lane: Lane) -> bool {
+        self.list.iter().any(|track| track.caught_up && track.lanes.contains(lane))
+    }
+
     /// Lanes that begin at this place.
     pub(super) fn add(&mut self, place: Place, lagging: bool) {
         self.list.push(TrackState {

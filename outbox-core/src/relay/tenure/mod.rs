@@ -214,7 +214,7 @@ impl<'a> Tenure<'a> {
         for (index, report) in outcomes {
             match report {
                 Report::Delivered => published += 1,
-                Report::Failed | Report::Refused(_) => failed += 1,
+                Report::Failed | Report::Suspect | Report::Refused(_) => failed += 1,
                 Report::Aborted => {}
             }
             self.machine.report(lane, batch, index, report, now);

@@ -71,7 +71,7 @@ impl<'a> Tenure<'a> {
                 None
             }
             ParkingAnswer::Recorded(Ok(answers)) => {
-                self.machine.recorded(&answers);
+                self.machine.recorded(&answers, now);
                 None
             }
             ParkingAnswer::Due(Ok(parked)) => {

@@ -35,13 +35,19 @@ impl Streams {
     /// Hands everything that may be sent to the lanes' tasks.
     pub(super) fn send(&mut self, machine: &mut Machine<Events>, now: Instant) {
         while let Some(send) = machine.next_send(now) {
-            if send.reopen {
+            if send.reopen || self.open.get(&send.lane).is_some_and(|task| task.isolated != send.isolated) {
                 self.open.remove(&send.lane);
             }
             let events = send.events.iter().filter_map(|event| Some((machine.body(*event)?.clone(), event.index)));
             let batch = LaneBatch { batch: send.batch, events: events.collect() };
             let task = self.open.entry(send.lane).or_insert_with(|| {
-                LaneTask::spawn(send.lane, self.publisher.clone(), self.profile.clone(), self.reports.clone())
+                LaneTask::spawn(
+                    send.lane,
+                    send.isolated,
+                    self.publisher.clone(),
+                    self.profile.clone(),
+                    self.reports.clone(),
+                )
             });
             task.send(batch);
         }

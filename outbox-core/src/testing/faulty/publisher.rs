@@ -71,7 +71,9 @@ impl<P> FaultyPublisher<P> {
         self.plan().next.extend(std::iter::repeat_n(kind, messages));
     }
 
-    /// Every message of which `bad` is true fails with this kind, for ever: a poison.
+    /// Every message of which `bad` is true fails with this kind, for ever: a poison. With
+    /// [`PublishErrorKind::Suspect`] it takes the other messages of its permit with it, as the batch of a broker does;
+    /// in an isolated stream it fails with [`PublishErrorKind::Event`].
     pub fn refuse_if(&self, kind: PublishErrorKind, bad: impl Fn(&Message) -> bool + Send + 'static) {
         self.plan().rules.push((kind, Box::new(bad)));
     }
@@ -102,6 +104,10 @@ impl<P> FaultyPublisher<P> {
 }
 
 impl Plan {
+    fn refuses_its_batch(&self, message: &Message) -> bool {
+        self.rules.iter().any(|(kind, bad)| *kind == PublishErrorKind::Suspect && bad(message))
+    }
+
     fn judge(&mut self, message: &Message) -> Option<PublishErrorKind> {
         let refused = self.rules.iter().find(|(_, bad)| bad(message)).map(|(kind, _)| *kind);
         refused.or_else(|| self.next.pop_front())
@@ -115,8 +121,11 @@ impl<P: Publisher + Clone + 'static> Publisher for FaultyPublisher<P> {
     }
 
     async fn open(&self, lane: Lane) -> Result<Box<dyn LaneStream>, PublishError> {
-        let inner = self.inner.open(lane).await?;
-        Ok(Box::new(FaultyStream { publisher: self.clone(), inner, broken: BrokenKeys::default() }))
+        Ok(self.stream(self.inner.open(lane).await?, false))
+    }
+
+    async fn open_isolated(&self, lane: Lane) -> Result<Box<dyn LaneStream>, PublishError> {
+        Ok(self.stream(self.inner.open_isolated(lane).await?, true))
     }
 
     /// Outcomes that are held back count as not reported; after `grace` they are given up.
@@ -130,9 +139,16 @@ impl<P: Publisher + Clone + 'static> Publisher for FaultyPublisher<P> {
     }
 }
 
+impl<P: Publisher + Clone + 'static> FaultyPublisher<P> {
+    fn stream(&self, inner: Box<dyn LaneStream>, isolated: bool) -> Box<dyn LaneStream> {
+        Box::new(FaultyStream { publisher: self.clone(), inner, isolated, broken: BrokenKeys::default() })
+    }
+}
+
 struct FaultyStream<P> {
     publisher: FaultyPublisher<P>,
     inner: Box<dyn LaneStream>,
+    isolated: bool,
     broken: BrokenKeys,
 }
 
@@ -141,13 +157,15 @@ impl<P: Publisher + Clone + 'static> LaneStream for FaultyStream<P> {
     async fn reserve(&mut self, messages: usize, bytes: usize) -> Result<Box<dyn Permit>, PublishError> {
         let call = self.inner.reserve(messages, bytes);
         let inner = self.publisher.reserves.run((), call, |kind| PublishError::new(kind, ON_CUE)).await?;
-        Ok(Box::new(FaultyPermit { publisher: self.publisher.clone(), inner, broken: self.broken.clone() }))
+        let (publisher, broken) = (self.publisher.clone(), self.broken.clone());
+        Ok(Box::new(FaultyPermit { publisher, inner, isolated: self.isolated, broken }))
     }
 }
 
 struct FaultyPermit<P> {
     publisher: FaultyPublisher<P>,
     inner: Box<dyn Permit>,
+    isolated: bool,
     broken: BrokenKeys,
 }
 
@@ -161,11 +179,15 @@ impl<P: Publisher> Permit for FaultyPermit<P> {
         };
         let mut good = Vec::new();
         let mut plan = self.publisher.plan();
+        let batch_refused = !self.isolated && messages.iter().any(|message| plan.refuses_its_batch(message));
         for (index, message) in messages.into_iter().enumerate() {
             let outcome = if self.broken.contains(&message) {
                 Outcome::Aborted
+            } else if batch_refused {
+                Outcome::Failed(PublishError::new(PublishErrorKind::Suspect, ON_CUE))
             } else if let Some(kind) = plan.judge(&message) {
-                Outcome::Failed(PublishError::new(kind, ON_CUE))
+                let alone = self.isolated && kind == PublishErrorKind::Suspect;
+                Outcome::Failed(PublishError::new(if alone { PublishErrorKind::Event } else { kind }, ON_CUE))
             } else {
                 delivery.passed_on.push(Some(index));
                 good.push(message);

@@ -95,6 +95,6 @@ fn a_lane_stays_until_the_log_knows_what_became_of_its_events() {
     machine.give_back(1);
     assert_eq!(machine.next_release(now), None, "it is published, and still parked");
     assert!(matches!(machine.next_parking(true, now), Some(ParkingCall::Record(_))));
-    machine.recorded(&[Redriven::KeyFree]);
+    machine.recorded(&[Redriven::KeyFree], now);
     assert_eq!(machine.next_release(now), Some(vec![track(1, &[0])]));
 }

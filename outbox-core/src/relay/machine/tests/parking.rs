@@ -109,21 +109,29 @@ fn redriven_events_are_sent_first_and_free_their_key_when_they_are_recorded() {
     assert_eq!(machine.next_parking(true, now), Some(ParkingCall::Due));
     machine.due(Events(vec![(0, 0, 1), (0, 0, 2)]), vec![due_event(0, 1), due_event(0, 0)]);
     machine.found(&track(0, ONE), &[(0, 1, 3)], 3, now);
-    let (redriven, other) = (machine.send(now), machine.send(now));
-    assert_eq!((machine.positions(&redriven), machine.positions(&other)), (vec![1, 2], vec![3]));
+    let failed = machine.send(now);
+    assert_eq!((machine.positions(&failed), failed.isolated), (vec![1], true), "it may fail again");
+    assert_eq!(machine.next_send(now), None);
+    machine.delivered(&failed, now);
+    let (behind, other) = (machine.send(now), machine.send(now));
+    assert_eq!((machine.positions(&behind), machine.positions(&other)), (vec![2], vec![3]));
+    assert!(!behind.isolated);
+    let Some(ParkingCall::Record(items)) = machine.next_parking(true, now) else { panic!("to be recorded") };
+    assert_eq!(items.len(), 1);
+    machine.recorded(&[Redriven::KeyBlocked], now);
 
     // Asked for again, it is not begun a second time.
     machine.want_due();
     assert_eq!(machine.next_parking(true, now), Some(ParkingCall::Due));
-    machine.due(Events(vec![(0, 0, 1)]), vec![due_event(0, 1)]);
+    machine.due(Events(vec![(0, 0, 2)]), vec![due_event(0, 0)]);
     assert_eq!(machine.next_send(now), None);
 
-    machine.delivered(&redriven, now);
+    machine.delivered(&behind, now);
     let Some(ParkingCall::Record(items)) = machine.next_parking(true, now) else { panic!("to be recorded") };
-    assert_eq!(items.len(), 2);
+    assert_eq!(items.len(), 1);
     machine.found(&track(3, ONE), &[(0, 0, 4)], 4, now);
     assert_eq!(machine.next_send(now), None, "the log does not know yet");
-    machine.recorded(&[Redriven::KeyFree, Redriven::KeyFree]);
+    machine.recorded(&[Redriven::KeyFree], now);
     let next = machine.send(now);
     assert_eq!(machine.positions(&next), [4]);
     assert_eq!(machine.next_parking(true, now), Some(ParkingCall::Due), "there may be more");
@@ -139,14 +147,15 @@ fn a_redriven_event_that_is_refused_again_is_parked_with_one_attempt_more_and_it
     machine.due(Events(events), vec![due_event(0, 1), due_event(0, 0), due_event(1, 2)]);
     let send = machine.send(now);
     machine.refused(&send, 0, now);
-    machine.report(lane(0), send.batch, 1, Report::Aborted, now);
-    machine.report(lane(0), send.batch, 2, Report::Failed, now);
+    let other = machine.send(now);
+    assert_eq!(machine.positions(&other), [3], "the rest of the refused key stays parked");
+    machine.report(lane(0), other.batch, 0, Report::Failed, now);
     assert_eq!(machine.park_call(now), [(1, Some(2))]);
     machine.parked(&[Parked::Yes], now);
     let later = machine.resume_at().expect("a pause after the failure");
     machine.tick(later);
     let again = machine.send(later);
-    assert_eq!(machine.positions(&again), [3], "the rest of the refused key stays parked");
+    assert_eq!((machine.positions(&again), again.isolated), (vec![3], true));
     assert_eq!(machine.parking_counts().2, 2);
 }
 
@@ -168,4 +177,27 @@ fn the_retry_policy_sets_the_time_of_the_next_attempt() {
     let Some(ParkingCall::Park(items)) = machine.next_parking(true, at) else { panic!("to be parked") };
     let failure = items[0].failure.as_ref().expect("a failure");
     assert_eq!((failure.attempts, failure.retry_in, &*failure.reason), (3, None, "bad"), "the policy ends");
+}
+
+#[test]
+fn what_was_published_as_a_parked_event_is_not_sent_again_when_it_is_read() {
+    let now = Instant::now();
+    let mut machine = member(rules(), &[track(0, ONE)]);
+    machine.want_due();
+    assert_eq!(machine.next_parking(true, now), Some(ParkingCall::Due));
+    machine.due(Events(vec![(0, 0, 1), (0, 1, 2)]), vec![due_event(0, 1), due_event(1, 1)]);
+    let found = Found { body: Events(vec![(0, 0, 1)]), next: cursor(1), caught_up: false };
+    machine.page(&track(0, ONE), found, arrivals(&[(0, 0, 1)]), now);
+    for _ in 0..2 {
+        let redriven = machine.send(now);
+        assert!(redriven.isolated);
+        machine.delivered(&redriven, now);
+    }
+    let Some(ParkingCall::Record(items)) = machine.next_parking(true, now) else { panic!("to be recorded") };
+    assert_eq!(items.len(), 2);
+    machine.recorded(&[Redriven::KeyFree, Redriven::KeyFree], now);
+    assert_eq!(machine.next_send(now), None, "it was read, and is published");
+    machine.found(&track(1, ONE), &[(0, 1, 2), (0, 1, 3)], 3, now);
+    let send = machine.send(now);
+    assert_eq!(machine.positions(&send), [3]);
 }

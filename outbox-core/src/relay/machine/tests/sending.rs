@@ -103,3 +103,63 @@ fn a_report_that_repeats_changes_nothing() {
     assert_eq!(machine.in_flight(), 1);
     assert!(machine.paused().is_empty());
 }
+
+#[test]
+fn suspects_are_sent_by_themselves_and_before_all_else() {
+    let now = Instant::now();
+    let mut machine = member(rules(), &[track(0, &[0])]);
+    machine.found(&track(0, &[0]), &[(0, 0, 1), (0, 1, 2), (0, 0, 3), (0, 2, 4)], 4, now);
+    let send = machine.send(now);
+    machine.report(lane(0), send.batch, 0, Report::Suspect, now);
+    machine.report(lane(0), send.batch, 1, Report::Suspect, now);
+    machine.report(lane(0), send.batch, 2, Report::Aborted, now);
+    assert_eq!(machine.next_send(now), None, "one event is still under way");
+    machine.report(lane(0), send.batch, 3, Report::Delivered, now);
+
+    let first = machine.send(now);
+    assert_eq!((machine.positions(&first), first.isolated, first.reopen), (vec![1], true, true));
+    assert_eq!(machine.next_send(now), None, "it goes by itself");
+    machine.delivered(&first, now);
+    let second = machine.send(now);
+    assert_eq!((machine.positions(&second), second.isolated), (vec![2], true));
+    machine.refused(&second, 0, now);
+    let rest = machine.send(now);
+    assert_eq!((machine.positions(&rest), rest.isolated), (vec![3], false), "its neighbours flow on at once");
+    assert_eq!(machine.park_call(now), [(2, Some(1))]);
+}
+
+#[test]
+fn a_suspect_whose_destination_is_away_stays_one() {
+    let now = Instant::now();
+    let mut machine = member(rules(), &[track(0, &[0])]);
+    machine.found(&track(0, &[0]), &[(0, 0, 1), (0, 1, 2)], 2, now);
+    let send = machine.send(now);
+    machine.report(lane(0), send.batch, 0, Report::Suspect, now);
+    machine.report(lane(0), send.batch, 1, Report::Aborted, now);
+    // What a publisher may not say of an event that was by itself counts as a failure.
+    for failure in [Report::Failed, Report::Suspect] {
+        let later = machine.resume_at().unwrap_or(now);
+        machine.tick(later);
+        let alone = machine.send(later);
+        assert_eq!((machine.positions(&alone), alone.isolated), (vec![1], true));
+        machine.report(lane(0), alone.batch, 0, failure, later);
+        assert_eq!(machine.paused(), lanes(&[0]));
+    }
+    assert_eq!(machine.next_parking(true, now), None, "nothing is parked");
+}
+
+#[test]
+fn lanes_that_came_again_take_no_page_that_was_asked_for_before() {
+    let now = Instant::now();
+    let mut machine = member(rules(), &[track(0, &[0, 1])]);
+    machine.found(&track(0, &[0, 1]), &[(0, 0, 1)], 1, now);
+    let send = machine.send(now);
+    machine.delivered(&send, now);
+    let asked = track(1, &[0, 1]);
+    machine.give_back(1);
+    assert!(machine.next_release(now).is_some());
+    machine.released();
+    machine.gain(vec![track(1, &[1])]);
+    assert!(!machine.found(&asked, &[(1, 0, 2)], 2, now), "its blocked keys are not known");
+    assert_eq!(machine.next_send(now), None);
+}

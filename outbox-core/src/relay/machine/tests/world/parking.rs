@@ -58,7 +58,7 @@ impl World {
                 machine.keys_known(keys.iter().map(|(lane, hash, key)| (*lane, *hash, &**key)));
             }
             Some(Answer::Parked(answers)) => machine.parked(&answers, self.now),
-            Some(Answer::Recorded(answers)) => machine.recorded(&answers),
+            Some(Answer::Recorded(answers)) => machine.recorded(&answers, self.now),
             Some(Answer::Due(rows)) => {
                 let due = |row: &Row| {
                     let (l, key, _) = row.event;
