@@ -29,6 +29,7 @@ pub(super) struct Model<'g> {
     old: BTreeMap<usize, Fence>,
     places: BTreeMap<Lane, Cursor>,
     parked: BTreeMap<Sequence, ParkState>,
+    discarded: BTreeSet<Sequence>,
     requested: BTreeSet<String>,
 }
 
@@ -52,6 +53,7 @@ impl<'g> Model<'g> {
             old: BTreeMap::new(),
             places,
             parked: BTreeMap::new(),
+            discarded: BTreeSet::new(),
             requested: BTreeSet::new(),
         }
     }
@@ -87,6 +89,9 @@ impl<'g> Model<'g> {
                 let sequence = self.event(*event).origin.sequence;
                 let discarded = log.discard(&self.consumer, sequence, "given up").await.expect("discard");
                 assert_eq!(discarded, self.parked.remove(&sequence).is_some(), "whether it was parked");
+                if discarded {
+                    self.discarded.insert(sequence);
+                }
                 self.forget_requests();
             }
         }
@@ -192,6 +197,11 @@ impl<'g> Model<'g> {
             }
             let blocked = self.blocked(LaneSet::all(self.lanes)).contains(&key(&event));
             parks.push(park(&event, fails));
+            if self.discarded.contains(&event.origin.sequence) {
+                // It was given up for good, whoever reads it again.
+                expected.push(Parked::Yes);
+                continue;
+            }
             expected.push(if blocked || fails { Parked::Yes } else { Parked::NotBlocked });
             if fails {
                 self.requested.remove(&key(&event));
