@@ -21,7 +21,10 @@ use crate::{
 /// Events handed to a lane's task.
 pub(super) struct LaneBatch {
     pub(super) batch: u64,
-    pub(super) events: Vec<(Events, u32)>,
+    /// How many there are.
+    pub(super) events: usize,
+    /// In order, by the pages they are in.
+    pub(super) pages: Vec<(Events, Vec<u32>)>,
 }
 
 /// What a lane's task says of one batch.
@@ -79,15 +82,14 @@ impl Run {
         let mut stream = None;
         let mut broken = false;
         let mut deliveries = JoinSet::new();
-        while let Some(LaneBatch { batch, events }) = inbox.recv().await {
+        while let Some(LaneBatch { batch, events: count, pages }) = inbox.recv().await {
             while deliveries.try_join_next().is_some() {}
-            let count = events.len();
             // After a failure the stream stays broken: a later batch that got through would overtake the failed one.
             if broken {
                 self.abort(batch, 0..count, None);
                 continue;
             }
-            match self.hand_over(&mut stream, events).await {
+            match self.hand_over(&mut stream, count, pages).await {
                 Ok((handed, delivery, refused)) => {
                     deliveries.spawn(forward(self.lane, batch, delivery, self.reports.clone()));
                     if let Some(error) = refused {
@@ -107,12 +109,13 @@ impl Run {
     async fn hand_over(
         &self,
         stream: &mut Option<Box<dyn LaneStream>>,
-        events: Vec<(Events, u32)>,
+        count: usize,
+        pages: Vec<(Events, Vec<u32>)>,
     ) -> Result<(usize, Box<dyn Delivery>, Option<PublishError>), PublishError> {
-        let mut messages = Vec::with_capacity(events.len());
+        let mut messages = Vec::with_capacity(count);
         let mut refused = None;
-        for (page, index) in events {
-            let Some(recorded) = page.get(index) else { continue };
+        let events = pages.iter().flat_map(|(page, indices)| indices.iter().filter_map(|index| page.get(*index)));
+        for recorded in events {
             let refuse = |why: BoxError| {
                 let message = format!("event {} cannot be encoded", recorded.event.id);
                 PublishError::new(PublishErrorKind::Event, message).with_source(why)

@@ -35,7 +35,7 @@ use crate::{
 
 pub(super) use self::{
     blocked::key_hash,
-    pages::{Body, EventRef},
+    pages::{Body, EventRef, PageId},
     parking::{DueEvent, ParkItem, ParkingCall, RecordItem},
 };
 

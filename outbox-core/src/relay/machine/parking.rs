@@ -266,7 +266,7 @@ impl<B: Body> Machine<B> {
                 let entry = queue.entry(number).filter(|entry| entry.state == EntryState::Parking);
                 let Some(entry) = entry else { return };
                 let (hash, event) = (entry.hash, entry.event);
-                queue.wait_again(number);
+                queue.wait_again(Slot::Entry(number));
                 queue.unblock(hash, &self.pages.lane_key(event), &self.pages);
                 self.ready = with(self.ready, lane);
             }

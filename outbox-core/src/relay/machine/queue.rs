@@ -1,6 +1,6 @@
 //! One lane: what waits, what is under way, and whether it may be sent.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use tokio::time::Instant;
 
@@ -27,7 +27,8 @@ pub(super) struct LaneQueue {
     ahead: HashSet<u64>,
     pub(super) redrives: Redrives,
     pub(super) blocked: BlockedKeys,
-    batches: HashMap<u64, Batch>,
+    /// A few.
+    batches: Vec<Batch>,
     pub(super) in_flight: usize,
     /// Entries that are to be parked.
     parking: usize,
@@ -81,9 +82,10 @@ pub(super) enum EntryState {
 
 /// The events of a batch, and how many of them were not reported yet.
 #[derive(Debug)]
-struct Batch {
+pub(super) struct Batch {
+    number: u64,
     redriven: bool,
-    isolated: bool,
+    pub(super) isolated: bool,
     numbers: Vec<u64>,
     unreported: usize,
 }
@@ -136,7 +138,7 @@ impl LaneQueue {
                 Some(redrive.event)
             });
             let events = events.collect();
-            return Some(self.started(batch, Batch::of(numbers, true, isolated), events));
+            return Some(self.started(Batch::new(batch, numbers, true, isolated), events));
         }
         if !self.suspects.is_empty() {
             if self.in_flight > 0 {
@@ -161,13 +163,13 @@ impl LaneQueue {
             entry.state = EntryState::InFlight;
             events.push(entry.event);
         }
-        self.started(batch, Batch::of(numbers, false, isolated), events)
+        self.started(Batch::new(batch, numbers, false, isolated), events)
     }
 
-    fn started(&mut self, number: u64, batch: Batch, events: Vec<EventRef>) -> (Vec<EventRef>, bool) {
+    fn started(&mut self, batch: Batch, events: Vec<EventRef>) -> (Vec<EventRef>, bool) {
         self.in_flight += events.len();
         self.isolated = batch.isolated;
-        self.batches.insert(number, batch);
+        self.batches.push(batch);
         (events, self.isolated)
     }
 
@@ -223,11 +225,22 @@ impl LaneQueue {
         numbers
     }
 
-    /// The event that a report is about, and whether it was sent by itself; `None` when the report repeats an earlier one.
-    pub(super) fn reported(&mut self, batch: u64, index: usize) -> Option<(Slot, bool)> {
-        let reported = self.batches.get_mut(&batch)?;
-        let number = *reported.numbers.get(index)?;
-        let slot = if reported.redriven {
+    /// The batch of this number, to be put back when its reports are taken in.
+    pub(super) fn take_batch(&mut self, number: u64) -> Option<Batch> {
+        let at = self.batches.iter().position(|batch| batch.number == number)?;
+        Some(self.batches.swap_remove(at))
+    }
+
+    pub(super) fn put_back(&mut self, batch: Batch) {
+        if batch.unreported > 0 {
+            self.batches.push(batch);
+        }
+    }
+
+    /// The event that a report is about; `None` when the report repeats an earlier one.
+    pub(super) fn reported(&mut self, batch: &mut Batch, index: usize) -> Option<Slot> {
+        let number = *batch.numbers.get(index)?;
+        let slot = if batch.redriven {
             let redrive = self.redrives.get(number)?;
             (redrive.state == RedriveState::InFlight).then_some(Slot::Redrive(number))?
         } else {
@@ -235,25 +248,20 @@ impl LaneQueue {
             let entry = self.entries.get(number.checked_sub(self.first)? as usize)?;
             (entry.state == EntryState::InFlight).then_some(Slot::Entry(number))?
         };
-        let isolated = reported.isolated;
-        reported.unreported -= 1;
-        if reported.unreported == 0 {
-            self.batches.remove(&batch);
-        }
+        batch.unreported -= 1;
         self.in_flight -= 1;
-        Some((slot, isolated))
+        Some(slot)
     }
 
     /// An event was refused together with others: it waits to be sent by itself.
     pub(super) fn suspect(&mut self, slot: Slot) {
+        self.wait_again(slot);
         match slot {
             Slot::Entry(number) => {
-                self.wait_again(number);
                 self.suspects.insert(number);
             }
             Slot::Redrive(number) => {
                 if let Some(redrive) = self.redrives.get(number) {
-                    redrive.state = RedriveState::Waiting;
                     redrive.isolated = true;
                 }
             }
@@ -295,21 +303,39 @@ impl LaneQueue {
         }
     }
 
-    /// An entry waits to be sent again.
-    pub(super) fn wait_again(&mut self, number: u64) {
-        if let Some(entry) = self.entry(number) {
-            let was = std::mem::replace(&mut entry.state, EntryState::Waiting);
-            self.parking -= usize::from(was.is_for_parking());
-            self.unsent = self.unsent.min(number);
+    /// An event waits to be sent again.
+    pub(super) fn wait_again(&mut self, slot: Slot) {
+        match slot {
+            Slot::Entry(number) => {
+                if let Some(entry) = self.entry(number) {
+                    let was = std::mem::replace(&mut entry.state, EntryState::Waiting);
+                    self.parking -= usize::from(was.is_for_parking());
+                    self.unsent = self.unsent.min(number);
+                }
+            }
+            Slot::Redrive(number) => {
+                if let Some(redrive) = self.redrives.get(number) {
+                    redrive.state = RedriveState::Waiting;
+                }
+            }
         }
     }
 
-    /// An entry was refused: it will be parked when everything is reported.
-    pub(super) fn refuse(&mut self, number: u64) {
-        if let Some(entry) = self.entry(number) {
-            entry.state = EntryState::Refused;
-            self.parking += 1;
-            self.suspects.remove(&number);
+    /// An event was refused: it will be parked when everything is reported.
+    pub(super) fn refuse(&mut self, slot: Slot) {
+        match slot {
+            Slot::Entry(number) => {
+                if let Some(entry) = self.entry(number) {
+                    entry.state = EntryState::Refused;
+                    self.parking += 1;
+                    self.suspects.remove(&number);
+                }
+            }
+            Slot::Redrive(number) => {
+                if let Some(redrive) = self.redrives.get(number) {
+                    redrive.state = RedriveState::Refused;
+                }
+            }
         }
     }
 
@@ -369,8 +395,8 @@ impl LaneQueue {
 }
 
 impl Batch {
-    fn of(numbers: Vec<u64>, redriven: bool, isolated: bool) -> Self {
-        Self { redriven, isolated, unreported: numbers.len(), numbers }
+    fn new(number: u64, numbers: Vec<u64>, redriven: bool, isolated: bool) -> Self {
+        Self { number, redriven, isolated, unreported: numbers.len(), numbers }
     }
 }
 

@@ -46,53 +46,49 @@ impl<B: Body> Machine<B> {
         Some(Send { lane, batch, events, reopen: std::mem::take(&mut queue.reopen), isolated })
     }
 
-    /// Takes the report of the `index`-th event of a batch in.
-    pub(in crate::relay) fn report(&mut self, lane: Lane, batch: u64, index: usize, report: Report, now: Instant) {
+    /// Takes reports of one batch in, each with the index of its event.
+    pub(in crate::relay) fn reports(
+        &mut self,
+        lane: Lane,
+        batch: u64,
+        reports: impl IntoIterator<Item = (usize, Report)>,
+        now: Instant,
+    ) {
         let queue = &mut self.lanes[usize::from(lane.get())];
-        let Some((slot, isolated)) = queue.reported(batch, index) else { return };
-        self.in_flight -= 1;
+        let Some(mut batch) = queue.take_batch(batch) else { return };
         let mut page_done = false;
-        match (report, slot) {
-            (Report::Delivered, Slot::Entry(number)) => {
-                queue.attempts = 0;
-                page_done = queue.finish(number, &mut self.pages);
-            }
-            (Report::Delivered, Slot::Redrive(number)) => {
-                queue.attempts = 0;
-                if let Some(redrive) = queue.redrives.get(number) {
-                    redrive.state = RedriveState::Delivered;
-                    self.parking.republished.push_back((lane, number));
+        for (index, report) in reports {
+            let Some(slot) = queue.reported(&mut batch, index) else { continue };
+            self.in_flight -= 1;
+            match (report, slot) {
+                (Report::Delivered, Slot::Entry(number)) => {
+                    queue.attempts = 0;
+                    page_done |= queue.finish(number, &mut self.pages);
                 }
-            }
-            (Report::Refused(reason), slot) => {
-                queue.broken.get_or_insert_default();
-                match slot {
-                    Slot::Entry(number) => queue.refuse(number),
-                    Slot::Redrive(number) => {
-                        if let Some(redrive) = queue.redrives.get(number) {
-                            redrive.state = RedriveState::Refused;
-                        }
+                (Report::Delivered, Slot::Redrive(number)) => {
+                    queue.attempts = 0;
+                    if let Some(redrive) = queue.redrives.get(number) {
+                        redrive.state = RedriveState::Delivered;
+                        self.parking.republished.push_back((lane, number));
                     }
                 }
-                queue.refused.push((slot, reason));
-            }
-            // By itself there are no others: the publisher does not know, and is asked again after a pause.
-            (Report::Suspect, slot) if !isolated => {
-                queue.broken.get_or_insert_default().suspected = true;
-                queue.suspect(slot);
-            }
-            (failed @ (Report::Failed | Report::Suspect | Report::Aborted), slot) => {
-                queue.broken.get_or_insert_default().setback |= failed != Report::Aborted;
-                match slot {
-                    Slot::Entry(number) => queue.wait_again(number),
-                    Slot::Redrive(number) => {
-                        if let Some(redrive) = queue.redrives.get(number) {
-                            redrive.state = RedriveState::Waiting;
-                        }
-                    }
+                (Report::Refused(reason), slot) => {
+                    queue.broken.get_or_insert_default();
+                    queue.refuse(slot);
+                    queue.refused.push((slot, reason));
+                }
+                // By itself there are no others: the publisher does not know, and is asked again after a pause.
+                (Report::Suspect, slot) if !batch.isolated => {
+                    queue.broken.get_or_insert_default().suspected = true;
+                    queue.suspect(slot);
+                }
+                (failed @ (Report::Failed | Report::Suspect | Report::Aborted), slot) => {
+                    queue.broken.get_or_insert_default().setback |= failed != Report::Aborted;
+                    queue.wait_again(slot);
                 }
             }
         }
+        queue.put_back(batch);
         if queue.in_flight == 0 && queue.broken.is_some() {
             // Only now, with nothing of the lane under way, can it start again without overtaking itself.
             self.mend(lane, now);

@@ -154,9 +154,7 @@ impl<'a> Tenure<'a> {
                 // Outcomes first: they make room for everything else.
                 biased;
                 _ = self.inbox.recv_many(&mut arrived, 256) => {
-                    for reports in arrived.drain(..) {
-                        self.reported(reports).map_err(Halt::Failed)?;
-                    }
+                    self.reported(arrived.drain(..)).map_err(Halt::Failed)?;
                 }
                 answer = answer_of(&mut read) => {
                     read = None;
@@ -207,24 +205,25 @@ impl<'a> Tenure<'a> {
         self.log_pause.is_none_or(|until| until <= now)
     }
 
-    fn reported(&mut self, reports: Reports) -> Result<(), RelayError> {
-        let Reports { lane, batch, outcomes, error } = reports;
+    fn reported(&mut self, arrived: impl Iterator<Item = Reports>) -> Result<(), RelayError> {
         let now = Instant::now();
         let (mut published, mut failed) = (0, 0);
-        for (index, report) in outcomes {
-            match report {
-                Report::Delivered => published += 1,
-                Report::Failed | Report::Suspect | Report::Refused(_) => failed += 1,
-                Report::Aborted => {}
+        for Reports { lane, batch, outcomes, error } in arrived {
+            for (_, report) in &outcomes {
+                match report {
+                    Report::Delivered => published += 1,
+                    Report::Failed | Report::Suspect | Report::Refused(_) => failed += 1,
+                    Report::Aborted => {}
+                }
             }
-            self.machine.report(lane, batch, index, report, now);
-        }
-        if let Some(error) = error {
-            if error.kind() == PublishErrorKind::Configuration {
-                let message = "the relay cannot use its publisher";
-                return Err(RelayError::new(RelayErrorKind::Publisher, message).with_source(error));
+            self.machine.reports(lane, batch, outcomes, now);
+            if let Some(error) = error {
+                if error.kind() == PublishErrorKind::Configuration {
+                    let message = "the relay cannot use its publisher";
+                    return Err(RelayError::new(RelayErrorKind::Publisher, message).with_source(error));
+                }
+                note(self.relay, &error);
             }
-            note(self.relay, &error);
         }
         self.relay.status.send_modify(|status| {
             status.published += published;

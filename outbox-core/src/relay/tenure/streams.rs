@@ -11,7 +11,7 @@ use crate::{
     relay::{
         events::Events,
         lane::{LaneBatch, LaneTask, Reports},
-        machine::Machine,
+        machine::{Machine, PageId},
     },
 };
 
@@ -38,8 +38,20 @@ impl Streams {
             if send.reopen || self.open.get(&send.lane).is_some_and(|task| task.isolated != send.isolated) {
                 self.open.remove(&send.lane);
             }
-            let events = send.events.iter().filter_map(|event| Some((machine.body(*event)?.clone(), event.index)));
-            let batch = LaneBatch { batch: send.batch, events: events.collect() };
+            let mut pages: Vec<(PageId, Events, Vec<u32>)> = Vec::new();
+            for event in &send.events {
+                match pages.last_mut() {
+                    Some((page, _, indices)) if *page == event.page => indices.push(event.index),
+                    _ => {
+                        let Some(body) = machine.body(*event) else { continue };
+                        let mut indices = Vec::with_capacity(send.events.len());
+                        indices.push(event.index);
+                        pages.push((event.page, body.clone(), indices));
+                    }
+                }
+            }
+            let pages = pages.into_iter().map(|(_, events, indices)| (events, indices)).collect();
+            let batch = LaneBatch { batch: send.batch, events: send.events.len(), pages };
             let task = self.open.entry(send.lane).or_insert_with(|| {
                 LaneTask::spawn(
                     send.lane,

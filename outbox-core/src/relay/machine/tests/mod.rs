@@ -105,6 +105,10 @@ impl Machine<Events> {
         }
     }
 
+    fn report(&mut self, lane: Lane, batch: u64, index: usize, report: Report, now: Instant) {
+        self.reports(lane, batch, [(index, report)], now);
+    }
+
     fn refused(&mut self, send: &Send, index: usize, now: Instant) {
         self.report(send.lane, send.batch, index, Report::Refused("bad".into()), now);
     }
