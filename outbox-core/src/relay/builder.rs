@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::Relay;
+use super::{Relay, RelayHandle};
 use crate::{
     log::{ConsumerName, EventLog, StartAt},
     profile::Profile,
@@ -149,10 +149,18 @@ impl RelayBuilder {
         self
     }
 
+    /// The relay, running in a task of its own.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(self) -> RelayHandle {
+        self.build().start()
+    }
+
     /// The relay.
     #[must_use]
     pub fn build(self) -> Relay {
         let Self { log, publisher, profile, settings } = self;
-        Relay { log, publisher, profile, settings, status: watch::Sender::default() }
+        Relay { log, publisher, profile, settings, status: watch::Sender::default(), lanes: watch::Sender::default() }
     }
 }

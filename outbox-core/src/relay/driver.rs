@@ -6,12 +6,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Relay, RelayError,
+    meters::Meters,
     tenure::{Halt, Tenure},
 };
 use crate::{
     error::chain,
-    event::LaneCount,
-    log::{Assignment, Claim, ConsumerName, LogError, LogErrorKind, MemberId},
+    log::{Assignment, Claim, ConsumerName, LogError, LogErrorKind, LogIdentity, MemberId},
 };
 
 /// How long a call to the log may take, at least: long enough for a slow page, short enough for a silent network.
@@ -26,17 +26,20 @@ pub(super) async fn run(
     let member = MemberId::random();
     let mut fenced_in_a_row = 0;
     // Once: a consumer that an operator dropped meanwhile must not come back by itself, and begin at the beginning.
-    let mut lanes = None;
+    let mut identity = None;
+    let mut meters = None;
     loop {
         let joined = tokio::select! {
             () = &mut shutdown => return Ok(()),
-            joined = join(relay, consumer, member, &mut lanes) => joined?,
+            joined = join(relay, consumer, member, &mut identity) => joined?,
         };
-        let Joined { assignment, lanes, asked } = joined;
+        let Joined { assignment, log, asked } = joined;
+        let begun = || Meters::new(consumer, log.id, relay.status.borrow().clone());
+        let meters = meters.get_or_insert_with(begun);
         let owned = assignment.lanes().len();
         tracing::info!(%consumer, epoch = assignment.fence.epoch, lanes = owned, "relay is a member");
         let fence = assignment.fence.clone();
-        match Tenure::new(relay, lanes, assignment, asked).run(shutdown.as_mut()).await {
+        match Tenure::new(relay, log.lanes, assignment, asked, meters).run(shutdown.as_mut()).await {
             Ok(()) => return Ok(()),
             Err(Halt::Failed(error)) => {
                 // Whoever runs next, here or elsewhere, need not wait for the lease.
@@ -65,7 +68,7 @@ pub(super) async fn run(
 
 struct Joined {
     assignment: Assignment,
-    lanes: LaneCount,
+    log: LogIdentity,
     /// When the log was asked.
     asked: Instant,
 }
@@ -75,20 +78,20 @@ async fn join(
     relay: &Relay,
     consumer: &ConsumerName,
     member: MemberId,
-    known: &mut Option<LaneCount>,
+    known: &mut Option<LogIdentity>,
 ) -> Result<Joined, RelayError> {
     let mut attempt = 0;
     loop {
         let joined = async {
-            let lanes = if let Some(lanes) = *known {
-                lanes
+            let log = if let Some(log) = *known {
+                log
             } else {
                 relay.log.register(consumer, relay.settings.start_at).await?;
-                *known.insert(relay.log.identity().await?.lanes)
+                *known.insert(relay.log.identity().await?)
             };
             let asked = Instant::now();
             let assignment = relay.log.join(consumer, member, Claim::Share, relay.settings.lease).await?;
-            Ok(Joined { assignment, lanes, asked })
+            Ok(Joined { assignment, log, asked })
         };
         match bounded(relay, joined).await {
             Ok(joined) => return Ok(joined),

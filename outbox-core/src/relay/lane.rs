@@ -8,6 +8,7 @@ use std::{
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
+    time::Instant,
 };
 
 use super::{events::Events, machine::Report};
@@ -21,6 +22,8 @@ use crate::{
 /// Events handed to a lane's task.
 pub(super) struct LaneBatch {
     pub(super) batch: u64,
+    /// When it was decided to send them.
+    pub(super) since: Instant,
     /// How many there are.
     pub(super) events: usize,
     /// In order, by the pages they are in.
@@ -31,6 +34,8 @@ pub(super) struct LaneBatch {
 pub(super) struct Reports {
     pub(super) lane: Lane,
     pub(super) batch: u64,
+    /// When it was decided to send them.
+    pub(super) since: Instant,
     pub(super) outcomes: Vec<(usize, Report)>,
     pub(super) error: Option<PublishError>,
 }
@@ -82,24 +87,24 @@ impl Run {
         let mut stream = None;
         let mut broken = false;
         let mut deliveries = JoinSet::new();
-        while let Some(LaneBatch { batch, events: count, pages }) = inbox.recv().await {
+        while let Some(LaneBatch { batch, since, events: count, pages }) = inbox.recv().await {
             while deliveries.try_join_next().is_some() {}
             // After a failure the stream stays broken: a later batch that got through would overtake the failed one.
             if broken {
-                self.abort(batch, 0..count, None);
+                self.abort((batch, since), 0..count, None);
                 continue;
             }
             match self.hand_over(&mut stream, count, pages).await {
                 Ok((handed, delivery, refused)) => {
-                    deliveries.spawn(forward(self.lane, batch, delivery, self.reports.clone()));
+                    deliveries.spawn(forward(self.lane, (batch, since), delivery, self.reports.clone()));
                     if let Some(error) = refused {
                         broken = true;
-                        self.abort(batch, handed..count, Some(error));
+                        self.abort((batch, since), handed..count, Some(error));
                     }
                 }
                 Err(error) => {
                     broken = true;
-                    self.abort(batch, 0..count, Some(error));
+                    self.abort((batch, since), 0..count, Some(error));
                 }
             }
         }
@@ -144,16 +149,21 @@ impl Run {
     }
 
     /// Reports the events of `range` as not sent, the first of them as failed when there is an error.
-    fn abort(&self, batch: u64, range: std::ops::Range<usize>, error: Option<PublishError>) {
+    fn abort(&self, (batch, since): (u64, Instant), range: std::ops::Range<usize>, error: Option<PublishError>) {
         let first = range.start;
         let mut failure = error.as_ref().map(report_of);
         let report = |i| if i == first { failure.take() } else { None }.unwrap_or(Report::Aborted);
         let outcomes = range.map(report).enumerate().map(|(n, report)| (first + n, report)).collect();
-        let _gone_with_the_relay = self.reports.send(Reports { lane: self.lane, batch, outcomes, error });
+        let _gone_with_the_relay = self.reports.send(Reports { lane: self.lane, batch, since, outcomes, error });
     }
 }
 
-async fn forward(lane: Lane, batch: u64, mut delivery: Box<dyn Delivery>, reports: mpsc::UnboundedSender<Reports>) {
+async fn forward(
+    lane: Lane,
+    (batch, since): (u64, Instant),
+    mut delivery: Box<dyn Delivery>,
+    reports: mpsc::UnboundedSender<Reports>,
+) {
     loop {
         let outcomes = delivery.next().await;
         if outcomes.is_empty() {
@@ -178,7 +188,7 @@ async fn forward(lane: Lane, batch: u64, mut delivery: Box<dyn Delivery>, report
                 },
             ));
         }
-        if reports.send(Reports { lane, batch, outcomes: reported, error }).is_err() {
+        if reports.send(Reports { lane, batch, since, outcomes: reported, error }).is_err() {
             return;
         }
     }

@@ -7,8 +7,10 @@
 mod builder;
 mod driver;
 mod events;
+mod handle;
 mod lane;
 mod machine;
+mod meters;
 mod status;
 mod tenure;
 
@@ -19,7 +21,8 @@ use tokio::sync::watch;
 use self::builder::Settings;
 pub use self::{
     builder::RelayBuilder,
-    status::{RelayState, RelayStatus},
+    handle::RelayHandle,
+    status::{LaneStatus, RelayState, RelayStatus},
 };
 use crate::{
     error::kinded_error,
@@ -54,6 +57,13 @@ use crate::{
 /// An idle relay looks for events once a [poll](RelayBuilder::poll), and renews its lease three times a
 /// [lease](RelayBuilder::lease): 72 calls a minute by default.
 ///
+/// # Metrics
+/// With the feature `metrics`, by the facade of that name, labelled with `consumer` and `log`: counters
+/// `outbox_relay_read_total`, `…_published_total`, `…_failed_total`, `…_parked_total`, `…_redriven_total`,
+/// `…_checkpoints_total` and `…_fenced_total`; gauges `outbox_relay_lanes`, `…_paused_lanes`, `…_in_flight`,
+/// `…_blocked_keys` and `…_unpublished_age_seconds`, the age of the oldest event that was read and is not published
+/// yet; histograms `outbox_relay_batch_events` and `…_publish_seconds`, from the handing over of a batch to each answer.
+///
 /// # The publisher
 /// Several relays may share a publisher, so a relay never shuts it down. Whoever made it calls
 /// [`Publisher::shut_down`] when the last of them has ended.
@@ -64,6 +74,7 @@ pub struct Relay {
     profile: Profile,
     settings: Settings,
     status: watch::Sender<RelayStatus>,
+    lanes: watch::Sender<Vec<LaneStatus>>,
 }
 
 impl Relay {
@@ -76,6 +87,21 @@ impl Relay {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<RelayStatus> {
         self.status.subscribe()
+    }
+
+    /// Its lanes one by one, live: about ten times a second while it is busy, at each look at the log while it is idle. Who owns the others is told by
+    /// [`LogAdmin::consumers`](crate::log::LogAdmin::consumers).
+    #[must_use]
+    pub fn lanes(&self) -> watch::Receiver<Vec<LaneStatus>> {
+        self.lanes.subscribe()
+    }
+
+    /// Runs it in a task of its own, until the handle stops it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(self) -> RelayHandle {
+        RelayHandle::start(self)
     }
 
     /// Runs until `shutdown` completes, then finishes what is under way, records it and gives the lanes back.
@@ -91,6 +117,7 @@ impl Relay {
             None => ConsumerName::parse("relay")?,
         };
         let ended = driver::run(self, &consumer, shutdown).await;
+        self.lanes.send_replace(Vec::new());
         self.status.send_modify(|status| {
             status.state = RelayState::Stopped;
             status.lose_lanes();
@@ -115,6 +142,8 @@ pub enum RelayErrorKind {
     Log(LogErrorKind),
     /// The publisher cannot work as configured; the source is a [`crate::publisher::PublishError`].
     Publisher,
+    /// The task of a [`RelayHandle`] panicked, or was cut off with its runtime.
+    Crashed,
 }
 
 impl From<LogError> for RelayError {

@@ -1,4 +1,6 @@
-use crate::event::LaneSet;
+use std::sync::Arc;
+
+use crate::event::{Lane, LaneSet};
 
 /// What a relay is doing, as of its last step.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,6 +49,28 @@ impl RelayStatus {
         (self.lanes, self.paused, self.tracks) = (lanes, paused, tracks);
         (self.blocked_keys, self.in_flight) = (blocked_keys, in_flight);
     }
+}
+
+/// A lane of a relay, as of a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LaneStatus {
+    /// Which one.
+    pub lane: Lane,
+    /// Everything up to this position is published or parked. 0 until it has passed an event since it is the relay's.
+    pub position: u64,
+    /// Events read and not yet handed to the publisher.
+    pub waiting: usize,
+    /// Events handed to the publisher and not yet reported.
+    pub in_flight: usize,
+    /// Its keys whose events are set aside now.
+    pub blocked_keys: usize,
+    /// Failures in a row that were no event's own.
+    pub failures: u32,
+    /// Whether it waits after such a failure.
+    pub paused: bool,
+    /// Its last failure, until something of it is published again.
+    pub last_error: Option<Arc<str>>,
 }
 
 /// The state of a relay.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use outbox_core::{
     log::{Claim, EventLog, LogAdmin, LogErrorKind, MemberId, Redrive},
     relay::{RelayErrorKind, RelayState},
-    testing::LogOperation,
+    testing::{LogOperation, PATIENCE},
 };
 
 use crate::support::{Bench, Running, consumer};
@@ -60,7 +60,8 @@ async fn dropping_the_consumer_ends_its_relay() {
     bench.change(0..100).await;
     assert_eq!(bench.assert_complete().await, 0);
     bench.log.inner().drop_consumer(&consumer()).await.expect("drop");
-    let ended = running.await.expect("no panic").expect_err("the consumer is gone");
+    let ended = tokio::time::timeout(PATIENCE, running).await.expect("it ends").expect("no panic");
+    let ended = ended.expect_err("the consumer is gone");
     assert_eq!(ended.kind(), RelayErrorKind::Log(LogErrorKind::UnknownConsumer));
     assert_eq!(status.borrow().state, RelayState::Stopped);
     let known = bench.log.inner().consumers().await.expect("consumers");

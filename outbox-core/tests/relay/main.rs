@@ -9,4 +9,5 @@ mod publishing;
 mod sharing;
 mod stuck;
 mod support;
+mod watching;
 mod zombies;

@@ -105,6 +105,15 @@ pub(super) enum Report {
     Aborted,
 }
 
+/// What is to be done of a lane.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LaneCounts {
+    pub(super) waiting: usize,
+    pub(super) in_flight: usize,
+    pub(super) blocked_keys: usize,
+    pub(super) failures: u32,
+}
+
 /// A checkpoint to record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Due {
@@ -267,11 +276,13 @@ impl<B: Body> Machine<B> {
     }
 
     pub(super) fn paused(&self) -> LaneSet {
-        let paused = |lane: &Lane| {
-            let queue = self.queue(*lane);
-            queue.broken.is_some() || queue.paused_until.is_some()
-        };
-        self.lanes().iter().filter(paused).collect()
+        self.lanes().iter().filter(|lane| self.is_paused(*lane)).collect()
+    }
+
+    /// Whether a lane waits after a failure.
+    pub(super) fn is_paused(&self, lane: Lane) -> bool {
+        let queue = self.queue(lane);
+        queue.broken.is_some() || queue.paused_until.is_some()
     }
 
     /// The lanes of the member, but for those that are being given back.
@@ -281,6 +292,27 @@ impl<B: Body> Machine<B> {
 
     pub(super) fn tracks(&self) -> usize {
         self.tracks.list.len()
+    }
+
+    /// Each lane with the position up to which it is done.
+    pub(super) fn done(&self) -> Vec<(Lane, u64)> {
+        self.tracks.done()
+    }
+
+    /// Events of a lane that wait to be handed over, failures of it in a row, and its blocked keys.
+    pub(super) fn lane_counts(&self, lane: Lane) -> LaneCounts {
+        let queue = self.queue(lane);
+        LaneCounts {
+            waiting: queue.waiting_to_be_sent(),
+            in_flight: queue.in_flight,
+            blocked_keys: queue.blocked.len(),
+            failures: queue.attempts,
+        }
+    }
+
+    /// The first event of each lane that is not done.
+    pub(super) fn oldest(&self) -> impl Iterator<Item = EventRef> {
+        self.lanes.iter().filter_map(LaneQueue::oldest)
     }
 
     fn queue(&self, lane: Lane) -> &LaneQueue {

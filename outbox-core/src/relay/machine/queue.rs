@@ -110,8 +110,16 @@ impl LaneQueue {
         self.entries.get_mut(number.checked_sub(self.first)? as usize)
     }
 
+    pub(super) fn oldest(&self) -> Option<EventRef> {
+        self.entries.front().map(|entry| entry.event)
+    }
+
     pub(super) fn oldest_page(&self) -> Option<PageId> {
-        self.entries.front().map(|entry| entry.event.page)
+        self.oldest().map(|event| event.page)
+    }
+
+    pub(super) fn waiting_to_be_sent(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.state == EntryState::Waiting).count()
     }
 
     /// The events to send now, and whether by themselves. Redriven ones first: they are older than anything else of their

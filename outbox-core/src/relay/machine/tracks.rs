@@ -89,6 +89,16 @@ impl Tracks {
         self.list.iter().any(|track| track.caught_up && track.lanes.contains(lane))
     }
 
+    /// Each lane with the position up to which it is done; 0 when it has passed nothing yet.
+    pub(super) fn done(&self) -> Vec<(Lane, u64)> {
+        let places = self.list.iter().flat_map(|track| &track.places);
+        let mut done: Vec<_> = places
+            .flat_map(|place| place.lanes.iter().map(|lane| (lane, place.position.unwrap_or_default())))
+            .collect();
+        done.sort_unstable();
+        done
+    }
+
     /// Lanes that begin at this place.
     pub(super) fn add(&mut self, place: Place, lagging: bool) {
         self.list.push(TrackState {

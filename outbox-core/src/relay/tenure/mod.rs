@@ -4,6 +4,7 @@ mod lease;
 mod membership;
 mod parking;
 mod reading;
+mod showing;
 mod streams;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -18,14 +19,16 @@ use self::{
     membership::MembershipAnswer,
     parking::ParkingAnswer,
     reading::{ReadAnswer, Reading},
+    showing::Showing,
     streams::Streams,
 };
 use super::{
-    Relay, RelayError, RelayErrorKind, RelayState, RelayStatus,
+    Relay, RelayError, RelayErrorKind, RelayStatus,
     driver::note,
     events::Events,
     lane::Reports,
     machine::{Machine, Report, Rules},
+    meters::Meters,
 };
 use crate::{
     error::chain,
@@ -60,8 +63,8 @@ pub(super) struct Tenure<'a> {
     lease: Lease,
     /// An operator paused the consumer.
     paused: bool,
-    /// Events parked and redriven before this time of membership.
-    counted: (u64, u64),
+    showing: Showing,
+    meters: &'a mut Meters,
     stop_at: Option<Instant>,
     /// Failed calls to the log in a row.
     log_failures: u32,
@@ -71,7 +74,13 @@ pub(super) struct Tenure<'a> {
 
 impl<'a> Tenure<'a> {
     /// Begins with what the member was given by a call that was made at `asked`.
-    pub(super) fn new(relay: &'a Relay, lane_count: LaneCount, assignment: Assignment, asked: Instant) -> Self {
+    pub(super) fn new(
+        relay: &'a Relay,
+        lane_count: LaneCount,
+        assignment: Assignment,
+        asked: Instant,
+        meters: &'a mut Meters,
+    ) -> Self {
         let Relay { settings, publisher, profile, .. } = relay;
         let rules = Rules {
             window: settings.window,
@@ -88,9 +97,6 @@ impl<'a> Tenure<'a> {
         machine.gain(assignment.tracks);
         let (reports, inbox) = mpsc::unbounded_channel();
         relay.status.send_modify(|status| status.last_error = None);
-        let status = relay.status.borrow();
-        let counted = (status.parked, status.redriven);
-        drop(status);
         Self {
             relay,
             fence: assignment.fence,
@@ -101,7 +107,8 @@ impl<'a> Tenure<'a> {
             reading: Reading::new(settings.poll),
             lease: Lease::new(settings.lease, asked),
             paused: assignment.paused,
-            counted,
+            showing: Showing::new(&relay.status.borrow()),
+            meters,
             stop_at: None,
             log_failures: 0,
             log_pause: None,
@@ -133,7 +140,7 @@ impl<'a> Tenure<'a> {
             let now = Instant::now();
             self.machine.tick(now);
             if self.is_working(now) {
-                self.streams.send(&mut self.machine, now);
+                self.streams.send(&mut self.machine, self.meters, now);
             }
             if membership.is_none() {
                 membership = self.next_membership(now);
@@ -144,7 +151,7 @@ impl<'a> Tenure<'a> {
             if read.is_none() {
                 read = self.next_read(&mut bell, now);
             }
-            self.show();
+            self.show(now);
             if self.stop_at.is_some_and(|at| at <= now || self.machine.is_settled()) {
                 break;
             }
@@ -208,7 +215,9 @@ impl<'a> Tenure<'a> {
     fn reported(&mut self, arrived: impl Iterator<Item = Reports>) -> Result<(), RelayError> {
         let now = Instant::now();
         let (mut published, mut failed) = (0, 0);
-        for Reports { lane, batch, outcomes, error } in arrived {
+        for Reports { lane, batch, since, outcomes, error } in arrived {
+            self.meters.answered(now - since);
+            let before = published;
             for (_, report) in &outcomes {
                 match report {
                     Report::Delivered => published += 1,
@@ -217,7 +226,11 @@ impl<'a> Tenure<'a> {
                 }
             }
             self.machine.reports(lane, batch, outcomes, now);
+            if published > before && !self.machine.is_paused(lane) {
+                self.showing.flows(lane);
+            }
             if let Some(error) = error {
+                self.showing.failed(lane, &error);
                 if error.kind() == PublishErrorKind::Configuration {
                     let message = "the relay cannot use its publisher";
                     return Err(RelayError::new(RelayErrorKind::Publisher, message).with_source(error));
@@ -270,31 +283,6 @@ impl<'a> Tenure<'a> {
         let resume = if working { self.machine.resume_at() } else { None };
         let earliest = [log, reopened, renew, resume, self.stop_at].into_iter().flatten().min();
         earliest.unwrap_or_else(|| now + self.relay.settings.poll)
-    }
-
-    fn show(&self) {
-        let machine = &self.machine;
-        let (parked, redriven, blocked_keys) = machine.parking_counts();
-        let (lanes, paused) = (machine.lanes(), machine.paused());
-        let state = match () {
-            () if self.stop_at.is_some() => RelayState::Stopping,
-            () if self.paused => RelayState::Paused,
-            () if lanes.is_empty() => RelayState::Standby,
-            () => RelayState::Active,
-        };
-        let counts = (self.counted.0 + parked, self.counted.1 + redriven);
-        let sizes = (machine.in_flight(), machine.tracks(), blocked_keys);
-        self.relay.status.send_if_modified(|status| {
-            let before = (
-                (status.state, status.lanes, status.paused),
-                (status.in_flight, status.tracks, status.blocked_keys),
-                (status.parked, status.redriven),
-            );
-            (status.state, status.lanes, status.paused) = (state, lanes, paused);
-            (status.in_flight, status.tracks, status.blocked_keys) = sizes;
-            (status.parked, status.redriven) = counts;
-            before != ((state, lanes, paused), sizes, counts)
-        });
     }
 
     /// Records what is done and gives the lanes back. Best effort: the lease ends by itself.

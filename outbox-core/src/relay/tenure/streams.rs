@@ -12,6 +12,7 @@ use crate::{
         events::Events,
         lane::{LaneBatch, LaneTask, Reports},
         machine::{Machine, PageId},
+        meters::Meters,
     },
 };
 
@@ -33,11 +34,12 @@ impl Streams {
     }
 
     /// Hands everything that may be sent to the lanes' tasks.
-    pub(super) fn send(&mut self, machine: &mut Machine<Events>, now: Instant) {
+    pub(super) fn send(&mut self, machine: &mut Machine<Events>, meters: &Meters, now: Instant) {
         while let Some(send) = machine.next_send(now) {
             if send.reopen || self.open.get(&send.lane).is_some_and(|task| task.isolated != send.isolated) {
                 self.open.remove(&send.lane);
             }
+            meters.handed_over(send.events.len());
             let mut pages: Vec<(PageId, Events, Vec<u32>)> = Vec::new();
             for event in &send.events {
                 match pages.last_mut() {
@@ -51,7 +53,7 @@ impl Streams {
                 }
             }
             let pages = pages.into_iter().map(|(_, events, indices)| (events, indices)).collect();
-            let batch = LaneBatch { batch: send.batch, events: send.events.len(), pages };
+            let batch = LaneBatch { batch: send.batch, since: now, events: send.events.len(), pages };
             let task = self.open.entry(send.lane).or_insert_with(|| {
                 LaneTask::spawn(
                     send.lane,

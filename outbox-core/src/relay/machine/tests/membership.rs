@@ -98,3 +98,21 @@ fn a_lane_stays_until_the_log_knows_what_became_of_its_events() {
     machine.recorded(&[Redriven::KeyFree], now);
     assert_eq!(machine.next_release(now), Some(vec![track(1, &[0])]));
 }
+
+#[test]
+fn lanes_that_come_again_while_they_are_given_back_are_given_back_no_more() {
+    let now = Instant::now();
+    let mut machine = member(rules(), &[track(0, &[0, 1])]);
+    machine.give_back(1);
+    assert_eq!(machine.next_release(now), Some(vec![track(0, &[1])]));
+    // The answer was lost, and the log has given the lane to this member once more.
+    machine.gain(vec![track(0, &[1])]);
+    assert_eq!(machine.next_release(now), None);
+    assert_eq!(machine.next_parking(true, now), Some(ParkingCall::Keys));
+    machine.keys_known([]);
+    machine.found(&track(0, &[0, 1]), &[(1, 0, 1)], 1, now);
+    let send = machine.send(now);
+    machine.delivered(&send, now);
+    let due = machine.take_last_checkpoint().expect("something is done");
+    assert_eq!(due.tracks, [track(1, &[0, 1])], "each lane once, where it is now");
+}
