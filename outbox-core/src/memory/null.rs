@@ -1,6 +1,6 @@
 //! A publisher that publishes nothing.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use async_trait::async_trait;
 
@@ -51,6 +51,13 @@ impl Delivery for NullDelivery {
         let count = std::mem::take(&mut self.unreported);
         (0..count).map(|index| (index, Outcome::Delivered)).collect()
     }
+
+    async fn next_runs(&mut self) -> Vec<(Range<usize>, Outcome)> {
+        match std::mem::take(&mut self.unreported) {
+            0 => Vec::new(),
+            count => vec![(0..count, Outcome::Delivered)],
+        }
+    }
 }
 
 #[cfg(test)]
@@ -65,5 +72,12 @@ mod tests {
         let outcomes = delivery.next().await;
         assert!(matches!(outcomes[..], [(0, Outcome::Delivered), (1, Outcome::Delivered)]));
         assert!(delivery.next().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_one_run() {
+        let mut delivery = NullDelivery { unreported: 3 };
+        assert!(matches!(&delivery.next_runs().await[..], [(run, Outcome::Delivered)] if *run == (0..3)));
+        assert!(delivery.next_runs().await.is_empty());
     }
 }

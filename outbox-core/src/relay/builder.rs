@@ -34,7 +34,7 @@ impl Default for Settings {
         Self {
             consumer: None,
             start_at: StartAt::Beginning,
-            batch: 2_000,
+            batch: 5_000,
             window: 20_000,
             window_bytes: 64 * 1024 * 1024,
             lane_in_flight: 5_000,
@@ -76,7 +76,7 @@ impl RelayBuilder {
         self
     }
 
-    /// Events per read, at most; fewer when they are large, so that a read takes about 8 MiB. Default: 2,000; at least 1.
+    /// Events per read, at most; fewer when they are large, so that a read takes about 8 MiB. Default: 5,000; at least 1.
     pub fn batch(mut self, events: usize) -> Self {
         self.settings.batch = events.max(1);
         self

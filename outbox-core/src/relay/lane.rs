@@ -1,6 +1,7 @@
 //! The task of one lane: encodes, waits for room, hands over, and passes the outcomes on.
 
 use std::{
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -36,7 +37,8 @@ pub(super) struct Reports {
     pub(super) batch: u64,
     /// When it was decided to send them.
     pub(super) since: Instant,
-    pub(super) outcomes: Vec<(usize, Report)>,
+    /// Of neighbours together.
+    pub(super) outcomes: Vec<(Range<usize>, Report)>,
     pub(super) error: Option<PublishError>,
 }
 
@@ -149,11 +151,12 @@ impl Run {
     }
 
     /// Reports the events of `range` as not sent, the first of them as failed when there is an error.
-    fn abort(&self, (batch, since): (u64, Instant), range: std::ops::Range<usize>, error: Option<PublishError>) {
+    fn abort(&self, (batch, since): (u64, Instant), range: Range<usize>, error: Option<PublishError>) {
         let first = range.start;
-        let mut failure = error.as_ref().map(report_of);
-        let report = |i| if i == first { failure.take() } else { None }.unwrap_or(Report::Aborted);
-        let outcomes = range.map(report).enumerate().map(|(n, report)| (first + n, report)).collect();
+        let outcomes = match error.as_ref().map(report_of) {
+            Some(failure) => vec![(first..first + 1, failure), (first + 1..range.end, Report::Aborted)],
+            None => vec![(range, Report::Aborted)],
+        };
         let _gone_with_the_relay = self.reports.send(Reports { lane: self.lane, batch, since, outcomes, error });
     }
 }
@@ -165,28 +168,26 @@ async fn forward(
     reports: mpsc::UnboundedSender<Reports>,
 ) {
     loop {
-        let outcomes = delivery.next().await;
+        let outcomes = delivery.next_runs().await;
         if outcomes.is_empty() {
             return;
         }
         let mut error: Option<PublishError> = None;
         let mut reported = Vec::with_capacity(outcomes.len());
-        for (index, outcome) in outcomes {
-            reported.push((
-                index,
-                match outcome {
-                    Outcome::Delivered => Report::Delivered,
-                    Outcome::Aborted => Report::Aborted,
-                    Outcome::Failed(e) => {
-                        let report = report_of(&e);
-                        // Of several the one that ends the relay must not get lost.
-                        if error.is_none() || e.kind() == PublishErrorKind::Configuration {
-                            error = Some(e);
-                        }
-                        report
+        for (run, outcome) in outcomes {
+            let report = match outcome {
+                Outcome::Delivered => Report::Delivered,
+                Outcome::Aborted => Report::Aborted,
+                Outcome::Failed(e) => {
+                    let report = report_of(&e);
+                    // Of several the one that ends the relay must not get lost.
+                    if error.is_none() || e.kind() == PublishErrorKind::Configuration {
+                        error = Some(e);
                     }
-                },
-            ));
+                    report
+                }
+            };
+            reported.push((run, report));
         }
         if reports.send(Reports { lane, batch, since, outcomes: reported, error }).is_err() {
             return;

@@ -238,7 +238,7 @@ async fn a_stuck_key_does_not_keep_the_others_from_being_redriven() {
     bench.publisher.refuse_if(PublishErrorKind::Event, |_| true);
     let mut running = Running::start(bench.relay().retry(RetryPolicy::never()).build());
     // More than is held of all keys together.
-    bench.change([STUCK; 2_500]).await;
+    bench.change(std::iter::repeat_n(STUCK, 2_500)).await;
     bench.change(1..=10).await;
     running.until("all are parked", |s| s.parked == 2_510).await;
     bench.publisher.heal();

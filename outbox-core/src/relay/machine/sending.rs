@@ -1,5 +1,7 @@
 //! Batches out, outcomes in.
 
+use std::ops::Range;
+
 use tokio::time::Instant;
 
 use super::{
@@ -46,18 +48,18 @@ impl<B: Body> Machine<B> {
         Some(Send { lane, batch, events, reopen: std::mem::take(&mut queue.reopen), isolated })
     }
 
-    /// Takes reports of one batch in, each with the index of its event.
+    /// Takes reports of one batch in, each with the indices of its events.
     pub(in crate::relay) fn reports(
         &mut self,
         lane: Lane,
         batch: u64,
-        reports: impl IntoIterator<Item = (usize, Report)>,
+        reports: impl IntoIterator<Item = (Range<usize>, Report)>,
         now: Instant,
     ) {
         let queue = &mut self.lanes[usize::from(lane.get())];
         let Some(mut batch) = queue.take_batch(batch) else { return };
         let mut page_done = false;
-        for (index, report) in reports {
+        for (index, report) in reports.into_iter().flat_map(|(run, report)| run.zip(std::iter::repeat(report))) {
             let Some(slot) = queue.reported(&mut batch, index) else { continue };
             self.in_flight -= 1;
             match (report, slot) {

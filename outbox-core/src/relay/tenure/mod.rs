@@ -218,10 +218,10 @@ impl<'a> Tenure<'a> {
         for Reports { lane, batch, since, outcomes, error } in arrived {
             self.meters.answered(now - since);
             let before = published;
-            for (_, report) in &outcomes {
+            for (run, report) in &outcomes {
                 match report {
-                    Report::Delivered => published += 1,
-                    Report::Failed | Report::Suspect | Report::Refused(_) => failed += 1,
+                    Report::Delivered => published += run.len() as u64,
+                    Report::Failed | Report::Suspect | Report::Refused(_) => failed += run.len() as u64,
                     Report::Aborted => {}
                 }
             }

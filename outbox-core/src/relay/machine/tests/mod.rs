@@ -106,7 +106,7 @@ impl Machine<Events> {
     }
 
     fn report(&mut self, lane: Lane, batch: u64, index: usize, report: Report, now: Instant) {
-        self.reports(lane, batch, [(index, report)], now);
+        self.reports(lane, batch, [(index..index + 1, report)], now);
     }
 
     fn refused(&mut self, send: &Send, index: usize, now: Instant) {
