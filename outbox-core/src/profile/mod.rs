@@ -1,21 +1,43 @@
 //! How events become messages: router, encoder and limits, shared by writer and relay, so that what cannot be
 //! published is refused at append.
+//!
+//! | Encoder | Body | For |
+//! |---|---|---|
+//! | [`SeedEnvelope`], the default | one JSON object around the payload | consumers that read the body only |
+//! | [`CloudEvents::structured`] | a CloudEvents 1.0 JSON object around the payload | consumers with a CloudEvents SDK |
+//! | [`CloudEvents::binary`] | the payload | the same, payloads that are not JSON, compacted topics |
+//! | [`RawPayload`] | the payload | payloads that are not JSON, compacted topics |
+//!
+//! Each is a [`Decoder`] of what it writes too.
 
+mod cloud_events;
 mod encoder;
+mod facts;
+pub mod header;
+mod header_list;
+mod json;
 mod limits;
+mod raw;
+#[cfg(test)]
+mod round_trip;
 mod router;
 mod seed_envelope;
+mod text;
+mod topics;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use cloud_events::CloudEvents;
 pub use encoder::{CodecError, CodecErrorKind, Decoder, Encoded, Encoder};
 pub use limits::Limits;
+pub use raw::RawPayload;
 pub use router::{PerAggregateType, Router, TopicTable};
-pub use seed_envelope::{SeedEnvelope, header};
+pub use seed_envelope::SeedEnvelope;
 
 use crate::{
+    error::kinded_error,
     event::{Event, Field, InvalidEvent, InvalidReason, NewEvent, RecordedEvent, ordered_or_not},
     publisher::Message,
 };
@@ -107,6 +129,21 @@ impl Profile {
         let Encoded { payload, headers } = self.encoder.encode(recorded)?;
         Ok(Message { topic, key: Bytes::copy_from_slice(recorded.event.message_key().as_bytes()), payload, headers })
     }
+}
+
+kinded_error! {
+    /// Why a part of a profile cannot be made as configured.
+    ProfileError, ProfileErrorKind
+}
+
+/// The kinds of [`ProfileError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProfileErrorKind {
+    /// A topic has a name that no broker takes.
+    Topic,
+    /// The source of CloudEvents is no URI reference.
+    Source,
 }
 
 #[cfg(test)]
