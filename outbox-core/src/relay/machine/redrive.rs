@@ -56,6 +56,9 @@ impl Redrives {
 
     /// Those to send next, and whether by themselves.
     pub(super) fn next(&self, limit: usize, one_per_key: bool) -> Option<(Vec<u64>, bool)> {
+        if limit == 0 {
+            return None;
+        }
         let mut keys = HashSet::new();
         let mut waiting =
             (self.first..).zip(&self.events).filter(|(_, redrive)| redrive.state == RedriveState::Waiting).peekable();

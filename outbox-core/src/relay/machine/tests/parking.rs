@@ -160,6 +160,22 @@ fn a_redriven_event_that_is_refused_again_is_parked_with_one_attempt_more_and_it
 }
 
 #[test]
+fn a_lane_that_is_full_sends_no_more_of_what_is_redriven() {
+    let now = Instant::now();
+    let events: Vec<Ev> = (1..=6).map(|position| (0, 1, position)).collect();
+    let mut machine = reader(&events, now);
+    let full = machine.send(now);
+    assert_eq!(full.events.len(), rules().lane_in_flight);
+    machine.want_due();
+    assert_eq!(machine.next_parking(true, now), Some(ParkingCall::Due));
+    machine.due(Events(vec![(0, 0, 7)]), vec![due_event(0, 0)]);
+    assert_eq!(machine.next_send(now), None);
+    machine.delivered(&full, now);
+    let redriven = machine.send(now);
+    assert_eq!(machine.positions(&redriven), [7]);
+}
+
+#[test]
 fn the_retry_policy_sets_the_time_of_the_next_attempt() {
     let now = Instant::now();
     let mut machine = reader(&[(0, 0, 1)], now);
