@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 use bytes::Bytes;
 use outbox_core::{
     event::ReceivedEvent,
-    profile::{CloudEvents, Decoder, Encoder, Profile, RawPayload, SeedEnvelope},
+    profile::{CloudEvents, Decoder, Encoder, LeanEnvelope, Profile, RawPayload, SeedEnvelope},
 };
 use serde_json::{Value, json};
 
@@ -16,6 +16,11 @@ use crate::{events, hex};
 #[test]
 fn seed_envelope() {
     compare("seed-envelope", SeedEnvelope);
+}
+
+#[test]
+fn lean_envelope() {
+    compare("lean-envelope", LeanEnvelope);
 }
 
 #[test]

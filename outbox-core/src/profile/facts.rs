@@ -33,6 +33,12 @@ pub(super) fn write(to: &mut HeaderList, recorded: &RecordedEvent, content_type:
     to.text(Name::AggregateType, event.aggregate_type.as_str());
     to.text(Name::AggregateId, event.aggregate_id.as_str());
     content_type(to);
+    write_place(to, recorded);
+}
+
+/// Adds what tells duplicates and keys: the place, or that there is none, and the ordering key.
+pub(super) fn write_place(to: &mut HeaderList, recorded: &RecordedEvent) {
+    let event = &recorded.event;
     if event.unordered {
         // A sequence would make consumers drop an event that a newer one of its aggregate overtook.
         to.fixed(Name::Unordered, TRUE);

@@ -4,6 +4,7 @@
 //! | Encoder | Body | For |
 //! |---|---|---|
 //! | [`SeedEnvelope`], the default | one JSON object around the payload | consumers that read the body only |
+//! | [`LeanEnvelope`] | the same, with two headers instead of seven | many small events |
 //! | [`CloudEvents::structured`] | a CloudEvents 1.0 JSON object around the payload | consumers with a CloudEvents SDK |
 //! | [`CloudEvents::binary`] | the payload | the same, payloads that are not JSON, compacted topics |
 //! | [`RawPayload`] | the payload | payloads that are not JSON, compacted topics |
@@ -34,7 +35,7 @@ pub use encoder::{CodecError, CodecErrorKind, Decoder, Encoded, Encoder};
 pub use limits::Limits;
 pub use raw::RawPayload;
 pub use router::{PerAggregateType, Router, TopicTable};
-pub use seed_envelope::SeedEnvelope;
+pub use seed_envelope::{LeanEnvelope, SeedEnvelope};
 
 use crate::{
     error::kinded_error,

@@ -7,7 +7,7 @@ use chrono::DateTime;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use uuid::Uuid;
 
-use super::{CloudEvents, Decoder, Encoded, Encoder, RawPayload, SeedEnvelope};
+use super::{CloudEvents, Decoder, Encoded, Encoder, LeanEnvelope, RawPayload, SeedEnvelope};
 use crate::event::{
     AggregateId, AggregateType, ContentType, Event, EventType, Headers, LaneCount, LogId, OrderingKey, Origin,
     ReceivedEvent, RecordedEvent, Sequence, TraceParent,
@@ -26,6 +26,7 @@ fn codecs() -> Vec<Arc<dyn Codec>> {
     let source = "https://example.org/tutors";
     vec![
         Arc::new(SeedEnvelope),
+        Arc::new(LeanEnvelope),
         Arc::new(RawPayload),
         Arc::new(CloudEvents::structured()),
         Arc::new(CloudEvents::binary()),

@@ -31,6 +31,14 @@ use crate::event::{
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SeedEnvelope;
 
+/// The [`SeedEnvelope`] without the headers that only repeat its body: log and sequence are left, the ordering key, and
+/// what the writer added. [`SeedEnvelope`] reads it.
+///
+/// For many small events: each header of a message costs client and broker more than 100 bytes of its body. A consumer
+/// that routes or filters by headers alone needs the other one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LeanEnvelope;
+
 /// Braces, field names, id and time of the body, and names, id, log and sequence of the headers, rounded up. The
 /// PostgreSQL function `outbox_append` counts the same way.
 const FRAMING_BYTES: usize = 512;
@@ -51,18 +59,34 @@ impl Encoder for SeedEnvelope {
     }
 
     fn encode(&self, recorded: &RecordedEvent) -> Result<Encoded, CodecError> {
-        let event = &recorded.event;
-        let payload = event.payload.as_deref().map(json::whole).transpose()?;
-        let mut headers = HeaderList::with_room(facts::COUNT + 2, &event.headers);
-        facts::write(&mut headers, recorded, |headers| headers.fixed(Name::ContentType, "application/json"));
-        if event.payload.is_none() {
-            headers.fixed(Name::Tombstone, facts::TRUE);
-        }
-        if !is_plain_json(event) {
-            headers.text(Name::PayloadType, event.content_type.as_str());
-        }
-        Ok(Encoded { payload: Some(body(event, payload.unwrap_or("null"))), headers: headers.finish(&event.headers) })
+        encode(recorded, |headers| {
+            facts::write(headers, recorded, |headers| headers.fixed(Name::ContentType, "application/json"));
+        })
     }
+}
+
+impl Encoder for LeanEnvelope {
+    fn check(&self, event: &Event) -> Result<usize, InvalidEvent> {
+        SeedEnvelope.check(event)
+    }
+
+    fn encode(&self, recorded: &RecordedEvent) -> Result<Encoded, CodecError> {
+        encode(recorded, |headers| facts::write_place(headers, recorded))
+    }
+}
+
+fn encode(recorded: &RecordedEvent, facts: impl FnOnce(&mut HeaderList)) -> Result<Encoded, CodecError> {
+    let event = &recorded.event;
+    let payload = event.payload.as_deref().map(json::whole).transpose()?;
+    let mut headers = HeaderList::with_room(facts::COUNT + 2, &event.headers);
+    facts(&mut headers);
+    if event.payload.is_none() {
+        headers.fixed(Name::Tombstone, facts::TRUE);
+    }
+    if !is_plain_json(event) {
+        headers.text(Name::PayloadType, event.content_type.as_str());
+    }
+    Ok(Encoded { payload: Some(body(event, payload.unwrap_or("null"))), headers: headers.finish(&event.headers) })
 }
 
 fn body(event: &Event, payload: &str) -> Bytes {
@@ -104,6 +128,17 @@ struct Body<'a> {
     #[serde(borrow, default, deserialize_with = "json::present")]
     payload: Option<&'a RawValue>,
     created_at: DateTime<Utc>,
+}
+
+impl Decoder for LeanEnvelope {
+    fn decode(
+        &self,
+        key: Option<&Bytes>,
+        payload: Option<&Bytes>,
+        headers: &[(Arc<str>, Bytes)],
+    ) -> Result<ReceivedEvent, CodecError> {
+        SeedEnvelope.decode(key, payload, headers)
+    }
 }
 
 impl Decoder for SeedEnvelope {
