@@ -66,8 +66,9 @@ pub trait LogAdmin: EventLog {
         limit: usize,
     ) -> Result<Vec<ParkedEvent>, LogError>;
 
-    /// Asks the owners of the lanes to publish parked events again, whole keys at a time, in order. Returns how many keys
-    /// were asked for; 0 when nothing of the selection is parked.
+    /// Asks the owners of the lanes to publish parked events again, whole keys at a time, in order: in an attempt that
+    /// begins after this call, so that one under way may fail and another one follows. Returns how many keys were asked
+    /// for; 0 when nothing of the selection is parked.
     ///
     /// # Errors
     /// See the trait's *Errors*.

@@ -130,6 +130,10 @@ pub trait EventLog: Send + Sync {
     /// parked already stays parked; one that an operator discarded stays discarded, and is answered with
     /// [`Parked::Yes`].
     ///
+    /// A failure ends the attempt at its key that [`EventLog::due_parked`] began, and with it every request to redrive the
+    /// key that was made before that. A request made since then, or while no attempt was under way, stands: the key is
+    /// still due.
+    ///
     /// # Errors
     /// [`LogErrorKind::Fenced`], also when a lane is not the member's; [`LogErrorKind::Corrupt`] when the log has no such
     /// event; see the trait's *Errors*.
@@ -144,8 +148,10 @@ pub trait EventLog: Send + Sync {
     async fn blocked_keys(&self, fence: &Fence) -> Result<Vec<String>, LogError>;
 
     /// Parked events of the member's lanes to publish now, at most about `limit`: of each key that is due, because its
-    /// time has come or somebody asked, the first ones in order, at most [`DUE_OF_A_KEY`]. They stay parked until [`EventLog::redriven`], and stay
-    /// due until then or until they are parked again.
+    /// time has come or somebody asked, the first ones in order, at most [`DUE_OF_A_KEY`]. They stay parked until
+    /// [`EventLog::redriven`], and stay due until then or until they are parked again. The first answer with events of a
+    /// key begins an attempt at the key, which ends when one of its events is parked with a failure or the key is free;
+    /// answers in between are about the same attempt, whoever asks.
     ///
     /// # Errors
     /// [`LogErrorKind::Fenced`]; see the trait's *Errors*.

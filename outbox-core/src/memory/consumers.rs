@@ -34,8 +34,10 @@ pub(super) struct Consumer {
     pub(super) members: Vec<Member>,
     pub(super) parked: BTreeMap<Sequence, ParkedEvent>,
     pub(super) discarded: BTreeMap<Sequence, DiscardedEvent>,
-    /// Keys that somebody asked to redrive, until they are free or fail again.
+    /// Keys that somebody asked to redrive, until they are free or an attempt fails that began later.
     requested: HashSet<String>,
+    /// Keys given out to be published again since they last failed, and whether somebody asked for them since then.
+    attempts: HashMap<String, bool>,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl Consumer {
             parked: BTreeMap::new(),
             discarded: BTreeMap::new(),
             requested: HashSet::new(),
+            attempts: HashMap::new(),
         }
     }
 
@@ -204,7 +207,9 @@ impl Consumer {
                 self.parked.insert(park.sequence, parked);
             }
             Some(failure) => {
-                self.requested.remove(&key);
+                if self.attempts.remove(&key) == Some(false) {
+                    self.requested.remove(&key);
+                }
                 let parked_at = self.parked.get(&park.sequence).map_or(now, |parked| parked.parked_at);
                 let state = if failure.retry_in.is_some() { ParkState::Retrying } else { ParkState::Parked };
                 let parked = ParkedEvent {
@@ -253,6 +258,15 @@ impl Consumer {
         found
     }
 
+    /// Gives out what is due.
+    pub(super) fn attempt(&mut self, lanes: LaneSet, limit: usize) -> Vec<ParkedEvent> {
+        let due = self.due(lanes, limit);
+        for parked in &due {
+            self.attempts.entry(parked.event.event.lane_key().into_owned()).or_default();
+        }
+        due
+    }
+
     pub(super) fn redriven(&mut self, fence: &Fence, events: &[Republished]) -> Result<Vec<Redriven>, LogError> {
         let owned = self.member(fence)?.lanes;
         if events.iter().any(|event| !owned.contains(event.lane)) {
@@ -269,6 +283,7 @@ impl Consumer {
     fn forget_request(&mut self, key: &String) {
         if !self.is_blocked(key) {
             self.requested.remove(key);
+            self.attempts.remove(key);
         }
     }
 
@@ -284,6 +299,9 @@ impl Consumer {
         let keys: HashSet<String> =
             self.parked.values().filter(chosen).map(|parked| parked.event.event.lane_key().into_owned()).collect();
         let asked = keys.len() as u64;
+        for key in &keys {
+            self.attempts.entry(key.clone()).and_modify(|asked_since| *asked_since = true);
+        }
         self.requested.extend(keys);
         asked
     }

@@ -259,7 +259,7 @@ impl EventLog for MemoryLog {
         let mut state = self.state();
         let known = state.of(fence)?;
         let lanes = known.member(fence)?.lanes;
-        Ok(known.due(lanes, limit))
+        Ok(known.attempt(lanes, limit))
     }
 
     async fn redriven(&self, fence: &Fence, events: &[Republished]) -> Result<Vec<Redriven>, LogError> {

@@ -7,7 +7,7 @@ use outbox_core::log::{
 use outbox_sqlx::PostgresLog;
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 
-use crate::support::{Bed, LEASE, consumer, join, moved, on_postgres, only, read, write_elsewhere};
+use crate::support::{Bed, LEASE, consumer, join, moved, on_postgres, only, read, waiting_for_locks, write_elsewhere};
 
 on_postgres! {
     /// A checkpoint says nothing of an event that was not visible then, though its position is lower.
@@ -103,6 +103,42 @@ on_postgres! {
             let left: i64 = sqlx::query_scalar(sql).fetch_one(&bed.pool).await.expect("rows");
             assert_eq!(left, 0);
         }
+    }
+
+    /// An operator asks for all keys while another one drops the consumer: they take the keys in one order, whatever the
+    /// order of the rows.
+    async fn dropping_and_redriving_at_the_same_time(bed: &Bed) {
+        let name = consumer(&bed.log, "relay").await;
+        for key in ["c", "b", "a"] {
+            sqlx::query("INSERT INTO outbox.outbox_blocked (consumer, lane_key, lane) VALUES ('relay', $1, 0)")
+                .bind(key)
+                .execute(&bed.pool)
+                .await
+                .expect("blocked");
+        }
+        sqlx::query(
+            "INSERT INTO outbox.outbox_parked (consumer, position, generation, lane, lane_key, id, aggregate_type,
+                aggregate_id, event_type, content_type, headers, created_at, unordered, state, reason, attempts, parked_at)
+            SELECT consumer, row_number() OVER (), 0, lane, lane_key, gen_random_uuid(), 'Agg', lane_key, 'AggChanged',
+                'application/json', '', now(), false, 'parked', 'refused', 1, now() FROM outbox.outbox_blocked",
+        )
+        .execute(&bed.pool)
+        .await
+        .expect("parked");
+        let mut holder = bed.begin().await;
+        sqlx::query("SELECT FROM outbox.outbox_blocked WHERE lane_key = 'a' FOR UPDATE")
+            .execute(&mut *holder)
+            .await
+            .expect("hold");
+        let (log, other) = (bed.log.clone(), name.clone());
+        let redriving = tokio::spawn(async move { log.redrive(&other, &Redrive::All).await });
+        waiting_for_locks(&bed.pool, 1).await;
+        let (log, other) = (bed.log.clone(), name.clone());
+        let dropping = tokio::spawn(async move { log.drop_consumer(&other).await });
+        waiting_for_locks(&bed.pool, 2).await;
+        holder.rollback().await.expect("rollback");
+        assert_eq!(redriving.await.expect("redriving").expect("redrive"), 3);
+        dropping.await.expect("dropping").expect("drop");
     }
 
     /// Each with a kind and advice, and nothing half done.

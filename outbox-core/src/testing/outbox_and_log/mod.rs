@@ -154,6 +154,7 @@ macro_rules! outbox_log_suite {
                 due_events_come_in_the_order_of_their_key,
                 the_last_republished_event_frees_the_key,
                 failing_again_ends_the_request,
+                a_request_outlives_an_attempt_that_began_before_it,
                 a_discard_keeps_the_event_and_the_reason,
                 a_discard_lets_those_behind_go,
                 discarding_the_last_event_frees_the_key,

@@ -31,6 +31,8 @@ pub(super) struct Model<'g> {
     parked: BTreeMap<Sequence, ParkState>,
     discarded: BTreeSet<Sequence>,
     requested: BTreeSet<String>,
+    /// Keys that were given out since they last failed, and whether somebody asked for them since then.
+    attempts: BTreeMap<String, bool>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,6 +57,7 @@ impl<'g> Model<'g> {
             parked: BTreeMap::new(),
             discarded: BTreeSet::new(),
             requested: BTreeSet::new(),
+            attempts: BTreeMap::new(),
         }
     }
 
@@ -98,7 +101,7 @@ impl<'g> Model<'g> {
     }
 
     /// Fails when the log's consumer is not as it should be.
-    pub(super) async fn compare<L: LogAdmin>(&self, log: &L, step: &Step) {
+    pub(super) async fn compare<L: LogAdmin>(&mut self, log: &L, step: &Step) {
         let info = info(log, &self.consumer).await;
         let listed: BTreeSet<_> = info.members.iter().map(|m| (m.epoch, m.lanes.mask(), m.live)).collect();
         let expected: BTreeSet<_> = self.members.values().map(|m| (m.fence.epoch, m.lanes.mask(), m.live)).collect();
@@ -108,6 +111,7 @@ impl<'g> Model<'g> {
         let parked = log.parked(&self.consumer, None, 100).await.expect("parked");
         let parked: BTreeMap<_, _> = parked.iter().map(|p| (p.event.origin.sequence, p.state)).collect();
         assert_eq!(parked, self.parked, "parked events after {step:?}");
+        let mut given = Vec::new();
         for member in self.members.values() {
             let blocked = log.blocked_keys(&member.fence).await.expect("blocked keys");
             assert_eq!(blocked.into_iter().collect::<BTreeSet<_>>(), self.blocked(member.lanes), "after {step:?}");
@@ -117,6 +121,10 @@ impl<'g> Model<'g> {
                 of_keys.entry(key(&parked.event)).or_default().push(parked.event.origin.sequence);
             }
             assert_eq!(of_keys, self.due(member.lanes), "due events after {step:?}");
+            given.extend(of_keys.into_keys());
+        }
+        for key in given {
+            self.attempts.entry(key).or_default();
         }
     }
 
@@ -204,7 +212,9 @@ impl<'g> Model<'g> {
             }
             expected.push(if blocked || fails { Parked::Yes } else { Parked::NotBlocked });
             if fails {
-                self.requested.remove(&key(&event));
+                if self.attempts.remove(&key(&event)) == Some(false) {
+                    self.requested.remove(&key(&event));
+                }
                 self.parked.insert(event.origin.sequence, ParkState::Parked);
             } else if blocked {
                 self.parked.entry(event.origin.sequence).or_insert(ParkState::Behind);
@@ -235,6 +245,7 @@ impl<'g> Model<'g> {
         assert_eq!(asked, u64::from(parked), "keys asked for");
         if parked {
             self.requested.insert(key(&recorded));
+            self.attempts.entry(key(&recorded)).and_modify(|asked| *asked = true);
         }
     }
 }
@@ -339,6 +350,7 @@ impl Model<'_> {
     fn forget_requests(&mut self) {
         let blocked = self.blocked(LaneSet::all(self.lanes));
         self.requested.retain(|key| blocked.contains(key));
+        self.attempts.retain(|key, _| blocked.contains(key));
     }
 }
 

@@ -118,6 +118,7 @@ pub async fn failing_again_ends_the_request<H: LogHarness>(harness: &H) {
     let [first, second, third] = [0, 1, 2].map(|n| scene.event(n));
     scene.park(harness, &[fails(first), behind(second), behind(third)]).await;
     log.redrive(&scene.consumer, &Redrive::All).await.expect("redrive");
+    assert_eq!(scene.due(harness, 10).await, [1, 2, 3]);
     scene.park(harness, &[fails_for(first, "still", 2, None)]).await;
     assert_eq!(scene.due(harness, 10).await, [0; 0], "it waits again");
     assert!(!log.renew(&scene.member.fence, LONG).await.expect("renew").redrive);
@@ -125,12 +126,42 @@ pub async fn failing_again_ends_the_request<H: LogHarness>(harness: &H) {
 
     // The first one goes, the second fails in its place.
     log.redrive(&scene.consumer, &Redrive::All).await.expect("redrive");
+    assert_eq!(scene.due(harness, 10).await, [1, 2, 3]);
     log.redriven(&scene.member.fence, &[republished(first)]).await.expect("redriven");
     scene.park(harness, &[fails_for(second, "me too", 1, None)]).await;
     assert_eq!(scene.due(harness, 10).await, [0; 0], "it waits for somebody");
     assert_eq!(scene.states(harness).await, [ParkState::Parked, ParkState::Behind]);
     log.redrive(&scene.consumer, &Redrive::All).await.expect("redrive");
     assert_eq!(scene.due(harness, 10).await, [2, 3], "in the order of the key");
+}
+
+/// A request that is made while an attempt is under way asks for another one: it stands when that attempt fails, also
+/// when the owner looked again meanwhile, and when it is told of the failure twice.
+pub async fn a_request_outlives_an_attempt_that_began_before_it<H: LogHarness>(harness: &H) {
+    let log = harness.log();
+    let scene = Scene::write(harness, &[numbered("a", 1), numbered("a", 2)]).await;
+    let [first, second] = [0, 1].map(|n| scene.event(n));
+    let ask = async || log.redrive(&scene.consumer, &Redrive::All).await.expect("redrive");
+    scene.park(harness, &[fails_for(first, "", 1, Some(Duration::ZERO)), behind(second)]).await;
+    assert_eq!(scene.due(harness, 10).await, [1, 2], "an attempt begins");
+    ask().await;
+    assert_eq!(scene.due(harness, 10).await, [1, 2], "another look begins no other attempt");
+    scene.park(harness, &[fails_for(first, "once", 2, None)]).await;
+    assert!(log.renew(&scene.member.fence, LONG).await.expect("renew").redrive, "asked for since the attempt began");
+    assert_eq!(scene.due(harness, 10).await, [1, 2], "the attempt that was asked for");
+    let failed = [fails_for(first, "twice", 3, None)];
+    scene.park(harness, &failed).await;
+    assert_eq!(scene.due(harness, 10).await, [0; 0], "nobody asked for a third one");
+
+    ask().await;
+    scene.park(harness, &failed).await;
+    assert_eq!(scene.due(harness, 10).await, [1, 2], "asked for since it failed, though it is told so again");
+    ask().await;
+    log.redriven(&scene.member.fence, &[republished(first)]).await.expect("redriven");
+    scene.park(harness, &[fails_for(second, "me too", 1, None)]).await;
+    assert_eq!(scene.due(harness, 10).await, [2], "asked for since the attempt at both began");
+    scene.park(harness, &[fails_for(second, "again", 2, None)]).await;
+    assert_eq!(scene.due(harness, 10).await, [0; 0], "it waits for somebody");
 }
 
 /// A discarded event is parked no more, and kept with the reason; without a reason nothing happens.

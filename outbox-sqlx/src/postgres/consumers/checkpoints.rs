@@ -21,6 +21,23 @@ pub(super) const HISTORY: i64 = 10_000;
 /// One checkpoint trims the oldest one; the span is for those that others failed to trim.
 const TRIM_SPAN: i64 = 100;
 
+/// The memberships of consumer `$1` that have a history, and the number of the last checkpoint of each, newest first:
+/// skipping from one to the next, from above, because dead rows of trimmed ones lie below.
+pub(super) const LAST_OF_EACH: &str = "WITH RECURSIVE last AS (
+        (SELECT c.epoch, c.nth FROM @schema@.outbox_checkpoint AS c WHERE c.consumer = $1
+            ORDER BY c.epoch DESC, c.nth DESC LIMIT 1)
+        UNION ALL
+        SELECT next.epoch, next.nth FROM last CROSS JOIN LATERAL (
+            SELECT c.epoch, c.nth FROM @schema@.outbox_checkpoint AS c WHERE c.consumer = $1 AND c.epoch < last.epoch
+            ORDER BY c.epoch DESC, c.nth DESC LIMIT 1
+        ) AS next
+    )";
+
+/// Which of them are not trimmed: nothing is looked for among the dead rows below.
+pub(super) fn kept(checkpoint: &str) -> String {
+    format!("{checkpoint}.nth > last.nth - {}", HISTORY + TRIM_SPAN)
+}
+
 #[derive(Debug)]
 pub(super) struct Sql {
     checkpoint: SqlStr,

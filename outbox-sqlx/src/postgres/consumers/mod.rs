@@ -4,7 +4,7 @@
 //! else it is where the consumer starts; whoever moves a lane moves its place in the same transaction.
 //!
 //! Every write of a member is one statement of its own that names its epoch and holds a lock on the member's row while it
-//! writes. Whoever expels a member deletes that row first, and only then, with a new snapshot, looks for the last
+//! writes, but for the note that an attempt at parked events began. Whoever expels a member deletes that row first, and only then, with a new snapshot, looks for the last
 //! checkpoint. So a write of the old member either comes before that and is seen, or finds no row and does nothing. A
 //! process that is stopped between two statements holds no lock, and keeps nobody from expelling it; one that is stopped
 //! while it takes lanes does so for five seconds.

@@ -25,9 +25,10 @@ pub(super) struct Sql {
     forget: Vec<SqlStr>,
 }
 
-/// In this order: the members' rows keep those who write from going on.
-const FORGET: [&str; 7] = [
+/// In this order: the members' rows keep those who write from going on, and keys are locked as everybody locks them.
+const FORGET: [&str; 8] = [
     "DELETE FROM @schema@.outbox_member WHERE consumer = $1",
+    "SELECT 1 FROM @schema@.outbox_blocked WHERE consumer = $1 ORDER BY lane_key FOR UPDATE",
     "DELETE FROM @schema@.outbox_lane WHERE consumer = $1",
     "DELETE FROM @schema@.outbox_checkpoint WHERE consumer = $1",
     "DELETE FROM @schema@.outbox_blocked WHERE consumer = $1",
@@ -52,12 +53,21 @@ impl Sql {
                     JOIN @schema@.outbox_event AS e ON e.xid = x::xid8 AND e.position <= $2 WHERE {wanted})
             )"
         );
+        let counts = format!(
+            "{} SELECT c.created_at, c.paused,
+                (SELECT count(*) FROM @schema@.outbox_parked AS p WHERE p.consumer = c.name),
+                (SELECT count(*) FROM @schema@.outbox_blocked AS b WHERE b.consumer = c.name),
+                (SELECT max(k.written_at) FROM last CROSS JOIN LATERAL (
+                    SELECT k.written_at FROM @schema@.outbox_checkpoint AS k
+                    WHERE k.consumer = $1 AND k.epoch = last.epoch AND {} AND k.written_at IS NOT NULL
+                    ORDER BY k.nth DESC LIMIT 1
+                ) AS k)
+            FROM @schema@.outbox_consumer AS c WHERE c.name = $1",
+            checkpoints::LAST_OF_EACH,
+            checkpoints::kept("k")
+        );
         Self {
-            counts: sql("SELECT c.created_at, c.paused,
-                    (SELECT count(*) FROM @schema@.outbox_parked AS p WHERE p.consumer = c.name),
-                    (SELECT count(*) FROM @schema@.outbox_blocked AS b WHERE b.consumer = c.name),
-                    (SELECT max(k.written_at) FROM @schema@.outbox_checkpoint AS k WHERE k.consumer = c.name)
-                FROM @schema@.outbox_consumer AS c WHERE c.name = $1"),
+            counts: sql(&counts),
             members: sql("SELECT member, epoch, lanes, expires, expires > clock_timestamp()
                 FROM @schema@.outbox_member WHERE consumer = $1 ORDER BY epoch"),
             pending: sql(&pending),

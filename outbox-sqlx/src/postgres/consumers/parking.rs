@@ -41,18 +41,30 @@ impl Sql {
                 FROM @schema@.outbox_member AS m
                 LEFT JOIN @schema@.outbox_blocked AS b ON b.consumer = m.consumer AND m.lanes >> b.lane & 1 = 1
                 WHERE m.consumer = $1 AND m.member = $2 AND m.epoch = $3"),
-            // Of so many keys the first so many events each: more cannot be among the first of all.
+            // Of so many keys the first so many events each: more cannot be among the first of all. An attempt begins at
+            // those that are not in the middle of one. The member's row is not locked for that: whoever says that an
+            // attempt began does no harm. In one order, against deadlocks.
             due: sql(&format!(
-                "SELECT {columns}
-                FROM @schema@.outbox_member AS m LEFT JOIN LATERAL (
-                    SELECT p.* FROM ({}) AS k CROSS JOIN LATERAL (
-                        SELECT p.* FROM @schema@.outbox_parked AS p
-                        WHERE p.consumer = $1 AND p.lane_key = k.lane_key ORDER BY p.position LIMIT {DUE_OF_A_KEY}
+                "WITH member AS MATERIALIZED (
+                    SELECT m.lanes FROM @schema@.outbox_member AS m
+                    WHERE m.consumer = $1 AND m.member = $2 AND m.epoch = $3
+                ), due AS MATERIALIZED (
+                    SELECT p.* FROM member AS m CROSS JOIN LATERAL (
+                        SELECT p.* FROM ({}) AS k CROSS JOIN LATERAL (
+                            SELECT p.* FROM @schema@.outbox_parked AS p
+                            WHERE p.consumer = $1 AND p.lane_key = k.lane_key ORDER BY p.position LIMIT {DUE_OF_A_KEY}
+                        ) AS p
+                        ORDER BY p.position LIMIT $4
                     ) AS p
-                    ORDER BY p.position LIMIT $4
-                ) AS p ON true
-                WHERE m.consumer = $1 AND m.member = $2 AND m.epoch = $3
-                ORDER BY p.position",
+                ), chosen AS MATERIALIZED (
+                    SELECT b.lane_key FROM @schema@.outbox_blocked AS b
+                    WHERE b.consumer = $1 AND b.lane_key IN (SELECT d.lane_key FROM due AS d) AND b.asked_since IS NULL
+                    ORDER BY b.lane_key FOR UPDATE OF b
+                ), begun AS (
+                    UPDATE @schema@.outbox_blocked AS b SET asked_since = false
+                    FROM chosen WHERE b.consumer = $1 AND b.lane_key = chosen.lane_key
+                )
+                SELECT {columns} FROM member LEFT JOIN due AS p ON true ORDER BY p.position",
                 due_keys("m.lanes", "LIMIT $4")
             )),
             is_due: sql(&format!("SELECT EXISTS ({})", due_keys("$2::bigint", ""))),

@@ -11,10 +11,18 @@ use super::{
         reader::{self, State},
         transaction,
     },
-    BEGIN,
     places::{Places, all_places},
     roster, sql,
 };
+
+/// The plans are pinned, as the reader's are: a dump brings no statistics along.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; \
+    SET LOCAL idle_in_transaction_session_timeout = '5s'; \
+    SET LOCAL max_parallel_workers_per_gather = 0; \
+    SET LOCAL jit = off; \
+    SET LOCAL enable_sort = off; \
+    SET LOCAL enable_seqscan = off; \
+    SET LOCAL enable_bitmapscan = off";
 
 #[derive(Debug)]
 pub(super) struct Sql {
@@ -48,9 +56,25 @@ impl Sql {
                     (SELECT max(from_position) - 1 FROM @schema@.outbox_generation),
                     (SELECT pruned FROM @schema@.outbox_retention)
                 )"),
-            first_unseen: sql("SELECT min(position) FROM @schema@.outbox_event
-                WHERE $1 >> lane & 1 = 1
-                    AND NOT (position <= $2 AND pg_visible_in_snapshot(xid, (SELECT $3::text::pg_snapshot)))"),
+            // The first one above what was passed, or one that was passed by because its transaction was open or had not
+            // begun. No row is walked over for being seen, and of those written since only entries of an index are. The
+            // order asked for is that of the index that should be used.
+            first_unseen: sql("SELECT least(
+                    (SELECT position FROM @schema@.outbox_event
+                        WHERE position > $2 AND $1 >> lane & 1 = 1 ORDER BY position LIMIT 1),
+                    (SELECT min(late.position)
+                        FROM pg_snapshot_xip($3::text::pg_snapshot) AS open (xid) CROSS JOIN LATERAL (
+                            SELECT e.position FROM @schema@.outbox_event AS e
+                            WHERE e.xid = open.xid AND e.position <= $2 AND $1 >> e.lane & 1 = 1
+                            ORDER BY e.xid, e.position LIMIT 1
+                        ) AS late),
+                    (SELECT min(late.position) FROM (
+                        SELECT e.position FROM @schema@.outbox_event AS e
+                        WHERE $2 > 0 AND e.xid >= pg_snapshot_xmax($3::text::pg_snapshot) AND e.position <= $2
+                            AND $1 >> e.lane & 1 = 1
+                        ORDER BY e.xid, e.position OFFSET 0
+                    ) AS late)
+                )"),
             // The first xid that a transaction can have: every snapshot sees it. No writer is at work, so every row is
             // committed, also one whose xid is by chance that of a transaction that runs now.
             adopt: sql("UPDATE @schema@.outbox_event SET xid = '3' WHERE xid >= $1::text::xid8"),

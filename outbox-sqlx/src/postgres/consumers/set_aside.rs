@@ -51,7 +51,9 @@ impl Sql {
                     )
                     ORDER BY b.lane_key FOR UPDATE OF b
                 )
-                UPDATE @schema@.outbox_blocked AS b SET requested_at = coalesce(b.requested_at, clock_timestamp())
+                UPDATE @schema@.outbox_blocked AS b SET
+                    requested_at = coalesce(b.requested_at, clock_timestamp()),
+                    asked_since = CASE WHEN b.asked_since IS NOT NULL THEN true END
                 FROM chosen WHERE b.consumer = $1 AND b.lane_key = chosen.lane_key"),
             discard: sql("SELECT @schema@.outbox_discard($1, $2, $3, $4)"),
             known: sql("SELECT EXISTS (SELECT FROM @schema@.outbox_consumer WHERE name = $1)"),

@@ -2,14 +2,16 @@
 
 use chrono::{DateTime, Utc};
 use outbox_core::{
-    event::{Lane, RecordedEvent, Sequence},
+    event::{Lane, LaneSet, RecordedEvent, Sequence},
     log::{ConsumerName, Cursor, EventStatus, LogError},
 };
 use sqlx::{PgConnection, SqlStr, types::JsonValue};
 
 use super::{
     super::{Inner, SchemaName, cursor::Place, error, reader, transaction},
-    BEGIN_READING, generations,
+    BEGIN_READING,
+    checkpoints::{LAST_OF_EACH, kept},
+    generations,
     places::all_places,
     set_aside::{EVENT, event_columns},
     sql,
@@ -20,8 +22,9 @@ use crate::{
     stored::{self, Decoder},
 };
 
-/// How many checkpoints are looked at in one statement.
-const HISTORY_PAGE: i64 = 500;
+/// How many checkpoints are looked at in the first statement; twice as many in the next one, and so on. Most are asked
+/// about events of late.
+const FIRST_PAGE: i64 = 64;
 
 #[derive(Debug)]
 pub(super) struct Sql {
@@ -44,10 +47,19 @@ impl Sql {
                     (SELECT lane FROM @schema@.outbox_event WHERE position = $3),
                     (SELECT xid::text FROM @schema@.outbox_event WHERE position = $3)",
             ),
+            // The newest of all are among the newest of each membership.
             history: sql(
                 schema,
-                "SELECT id, cursor, behind, written_at FROM @schema@.outbox_checkpoint
-                WHERE consumer = $1 AND lanes >> $2 & 1 = 1 AND id < $3 ORDER BY id DESC LIMIT $4",
+                &format!(
+                    "{LAST_OF_EACH} SELECT c.id, c.lanes, c.cursor, c.behind, c.written_at
+                    FROM last CROSS JOIN LATERAL (
+                        SELECT c.* FROM @schema@.outbox_checkpoint AS c
+                        WHERE c.consumer = $1 AND c.epoch = last.epoch AND {} AND c.id < $2
+                        ORDER BY c.nth DESC LIMIT $3
+                    ) AS c
+                    ORDER BY c.id DESC LIMIT $3",
+                    kept("c")
+                ),
             ),
             tail: sql(
                 schema,
@@ -110,8 +122,8 @@ fn number(xid: &str) -> Result<u64, LogError> {
     xid.parse().map_err(|_| stored::corrupt(format!("{xid:?} is no transaction id")))
 }
 
-/// Its number, the place of most lanes, those that lag, and when it was written.
-type Checkpoint = (i64, String, Option<JsonValue>, Option<DateTime<Utc>>);
+/// Its number, its lanes, the place of most of them, those that lag, and when it was written.
+type Checkpoint = (i64, i64, String, Option<JsonValue>, Option<DateTime<Utc>>);
 
 /// When the first checkpoint behind an event was written; `None` when the history does not show the lane in front of it.
 async fn passed_at(
@@ -120,19 +132,19 @@ async fn passed_at(
     consumer: &ConsumerName,
     event: &Event,
 ) -> Result<Option<DateTime<Utc>>, LogError> {
-    let (mut before, mut first) = (i64::MAX, None);
+    let (mut before, mut page, mut first) = (i64::MAX, FIRST_PAGE, None);
     loop {
         let rows: Vec<Checkpoint> = sqlx::query_as(log.consumers.status.history.clone())
             .bind(consumer.as_str())
-            .bind(i32::from(event.lane.get()))
             .bind(before)
-            .bind(HISTORY_PAGE)
+            .bind(page)
             .fetch_all(&mut *conn)
             .await
             .map_err(error::log)?;
         let Some((oldest, ..)) = rows.last() else { return Ok(None) };
-        before = *oldest;
-        for (_, cursor, behind, written_at) in rows {
+        (before, page) = (*oldest, page * 2);
+        let of_lane = rows.into_iter().filter(|row| LaneSet::from_mask(row.1 as u64).contains(event.lane));
+        for (_, _, cursor, behind, written_at) in of_lane {
             let lagging = lagging::from_json(behind.as_ref())?;
             let lags = lagging.into_iter().find(|track| track.lanes.contains(event.lane));
             if !event.passed_by(&lags.map_or_else(|| Cursor::from_text(cursor), |track| track.cursor))? {

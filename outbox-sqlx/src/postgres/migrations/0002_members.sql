@@ -100,6 +100,9 @@ CREATE TABLE @schema@.outbox_blocked (
     lane smallint NOT NULL,
     -- Since when its events are to be published again, whatever their own times say.
     requested_at timestamptz,
+    -- Whether somebody asked since its events were given out to be published again; NULL: that did not happen since one of
+    -- them failed last.
+    asked_since boolean,
     PRIMARY KEY (consumer, lane_key)
 ) WITH (fillfactor = 80);
 CREATE INDEX outbox_blocked_requested ON @schema@.outbox_blocked (consumer, requested_at) WHERE requested_at IS NOT NULL;
@@ -244,12 +247,14 @@ CREATE FUNCTION @schema@.outbox_park(
             ORDER BY a.state = 'behind', a.n DESC
             ON CONFLICT (consumer, position) DO NOTHING;
         -- Not of all that failed: an operator may have discarded one.
-        INSERT INTO @schema@.outbox_blocked (consumer, lane_key, lane)
+        -- The attempt that failed was asked for, but for what was asked since it began.
+        INSERT INTO @schema@.outbox_blocked AS b (consumer, lane_key, lane)
             SELECT DISTINCT of_consumer, p.lane_key, p.lane FROM @schema@.outbox_parked AS p
             WHERE p.consumer = of_consumer AND p.position IN (
                 SELECT a.position FROM unnest(positions, states) AS a (position, state) WHERE a.state <> 'behind')
             ORDER BY p.lane_key
-            ON CONFLICT (consumer, lane_key) DO UPDATE SET requested_at = NULL;
+            ON CONFLICT (consumer, lane_key) DO UPDATE SET
+                requested_at = CASE WHEN b.asked_since IS NOT FALSE THEN b.requested_at END, asked_since = NULL;
         INSERT INTO @schema@.outbox_blocked (consumer, lane_key, lane)
             SELECT DISTINCT of_consumer, p.lane_key, p.lane FROM @schema@.outbox_parked AS p
             WHERE p.consumer = of_consumer AND p.lane_key = ANY (keys) ORDER BY p.lane_key

@@ -102,11 +102,11 @@ impl Sql {
 /// See [`LogAdmin::prune`](outbox_core::log::LogAdmin::prune).
 pub(super) async fn prune(log: &Inner, policy: &RetentionPolicy) -> Result<Pruned, LogError> {
     let mut pruned = Pruned::default();
-    let (mut given_up, mut positions, mut waited) = (GivenUp::default(), FIRST, 0);
+    let (mut given_up, mut positions, mut waited, mut counted) = (GivenUp::default(), FIRST, 0, None);
     let mut steps = policy.steps.max(1);
     while steps > 0 {
         let began = Instant::now();
-        match step::step(log, policy, positions, given_up).await? {
+        match step::step(log, policy, positions, given_up, counted).await? {
             Done::Elsewhere => {
                 tracing::debug!("somebody else prunes this log at the moment");
                 return Ok(pruned);
@@ -118,7 +118,8 @@ pub(super) async fn prune(log: &Inner, policy: &RetentionPolicy) -> Result<Prune
                 given_up = now;
                 steps -= 1;
             }
-            Done::LeafInUse => {
+            Done::LeafInUse(leaf) => {
+                counted = Some(leaf);
                 waited += 1;
                 given_up.emptying = waited >= LEAF_TRIES;
                 let pause = Backoff::default().delay(waited, &mut rand::rng());

@@ -1,7 +1,7 @@
 //! Emptying a leaf of a ring.
 
 use outbox_core::log::{LogError, LogErrorKind};
-use sqlx::{AssertSqlSafe, PgConnection, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, PgConnection, SqlSafeStr as _, SqlStr};
 
 use super::{course::Marks, step::Step};
 use crate::postgres::error;
@@ -18,7 +18,14 @@ pub(super) enum Emptied {
     /// The policy keeps one of them, or the leaf holds events of a later window.
     Kept,
     /// A transaction uses the leaf. Ours has failed.
-    InUse,
+    InUse(Counted),
+}
+
+/// So many events up to this position are all that is in a leaf, and all of them may go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counted {
+    end: u64,
+    events: u64,
 }
 
 /// Empties a leaf whose positions up to `end` have all settled, and moves the marks there.
@@ -35,38 +42,20 @@ pub(super) async fn empty(
         let leaf = format!("@schema@.outbox_event_leaf_{leaf}");
         AssertSqlSafe(step.log.schema.qualify(&text.replace("@leaf@", &leaf))).into_sql_str()
     };
-    // The newest first: until it is old enough, the others need not be counted.
-    let young: Option<bool> =
-        sqlx::query_scalar(sql("SELECT coalesce(created_at > clock_timestamp() - make_interval(secs => $2), false)
-        FROM @leaf@ WHERE position <= $1 ORDER BY position DESC LIMIT 1"))
-        .bind(end as i64)
-        .bind(step.keep_seconds())
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(error::log)?;
-    if young == Some(true) {
-        return Ok(Emptied::Kept);
-    }
-    let (events, kept): (i64, i64) = sqlx::query_as(sql("SELECT count(*), count(*) FILTER (
-            WHERE position > $1 OR NOT pg_visible_in_snapshot(xid, seen)
-                OR created_at > clock_timestamp() - make_interval(secs => $3))
-        FROM @leaf@ CROSS JOIN (SELECT $2::text::pg_snapshot AS seen OFFSET 0) AS s"))
-    .bind(end as i64)
-    .bind(step.seen.snapshot().to_string())
-    .bind(step.keep_seconds())
-    .fetch_one(&mut *tx)
-    .await
-    .map_err(error::log)?;
-    if kept > 0 {
-        return Ok(Emptied::Kept);
-    }
+    let counted = match step.counted.filter(|counted| counted.end == end) {
+        Some(counted) => counted,
+        None => match count(step, tx, &sql, end).await? {
+            Some(events) => Counted { end, events },
+            None => return Ok(Emptied::Kept),
+        },
+    };
 
     // With the lock, what is in the leaf is committed: nobody who has written to it is still open. Its next window may
     // have begun since the count, though.
     sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await.map_err(error::log)?;
     let locked = sqlx::query(sql("LOCK TABLE @leaf@ IN ACCESS EXCLUSIVE MODE")).execute(&mut *tx).await;
     if locked.as_ref().is_err_and(timed_out) {
-        return Ok(Emptied::InUse);
+        return Ok(Emptied::InUse(counted));
     }
     locked.map_err(error::log)?;
     let shared: bool = sqlx::query_scalar(sql("SELECT EXISTS (SELECT FROM @leaf@ WHERE position > $1)"))
@@ -86,7 +75,33 @@ pub(super) async fn empty(
         .execute(tx)
         .await
         .map_err(error::log)?;
-    Ok(Emptied::Yes { events: events as u64 })
+    Ok(Emptied::Yes { events: counted.events })
+}
+
+/// `None` when one of the leaf's events has to stay.
+async fn count(
+    step: &Step<'_>,
+    tx: &mut PgConnection,
+    sql: &impl Fn(&str) -> SqlStr,
+    end: u64,
+) -> Result<Option<u64>, LogError> {
+    // From the newest on: where one has to stay it is most likely among them.
+    let kept: Option<i64> = sqlx::query_scalar(sql("SELECT position
+        FROM @leaf@ CROSS JOIN (SELECT $2::text::pg_snapshot AS seen OFFSET 0) AS s
+        WHERE position > $1 OR NOT pg_visible_in_snapshot(xid, seen)
+            OR created_at > clock_timestamp() - make_interval(secs => $3)
+        ORDER BY position DESC LIMIT 1"))
+    .bind(end as i64)
+    .bind(step.seen.snapshot().to_string())
+    .bind(step.keep_seconds())
+    .fetch_optional(&mut *tx)
+    .await
+    .map_err(error::log)?;
+    if kept.is_some() {
+        return Ok(None);
+    }
+    let events: i64 = sqlx::query_scalar(sql("SELECT count(*) FROM @leaf@")).fetch_one(tx).await.map_err(error::log)?;
+    Ok(Some(events as u64))
 }
 
 fn timed_out(error: &sqlx::Error) -> bool {

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use super::{
     course::{Course, GivenUp, Marks, Work},
-    ring::{self, Emptied},
+    ring::{self, Counted, Emptied},
 };
 use crate::postgres::{
     Inner, consumers,
@@ -30,7 +30,7 @@ pub(super) enum Done {
     /// So many events are gone.
     Removed { events: u64, more: bool, given_up: GivenUp },
     /// A reader uses the leaf to empty at this moment.
-    LeafInUse,
+    LeafInUse(Counted),
 }
 
 pub(super) async fn step(
@@ -38,6 +38,7 @@ pub(super) async fn step(
     policy: &RetentionPolicy,
     positions: u64,
     given_up: GivenUp,
+    counted: Option<Counted>,
 ) -> Result<Done, LogError> {
     let mut tx = transaction::begin(&log.pool, BEGIN).await?;
     // Re-anchoring moves places and changes rows: either it is over now, or waits for the end of this step.
@@ -51,9 +52,9 @@ pub(super) async fn step(
         drop(tx);
         return still_stale(log, stale).await.map(|()| Done::Removed { events: 0, more: true, given_up });
     }
-    let step = Step { log, policy, positions, given_up, seen: places.seen(&state) };
+    let step = Step { log, policy, positions, given_up, counted, seen: places.seen(&state) };
     let done = step.take(&mut tx, &places, marks, &state.horizon).await?;
-    if !matches!(done, Done::LeafInUse) {
+    if !matches!(done, Done::LeafInUse(_)) {
         tx.commit().await.map_err(error::log)?;
     }
     Ok(done)
@@ -64,6 +65,8 @@ pub(super) struct Step<'s> {
     pub(super) policy: &'s RetentionPolicy,
     positions: u64,
     given_up: GivenUp,
+    /// By the last try at a leaf.
+    pub(super) counted: Option<Counted>,
     /// By every consumer.
     pub(super) seen: Seen,
 }
@@ -101,7 +104,7 @@ impl Step<'_> {
                     given_up.emptying = true;
                     (0, marks)
                 }
-                Emptied::InUse => return Ok(Done::LeafInUse),
+                Emptied::InUse(counted) => return Ok(Done::LeafInUse(counted)),
             },
         };
         let more = Course { marks, ..course }.next(self.positions, given_up).is_some();

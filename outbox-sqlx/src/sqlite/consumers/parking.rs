@@ -44,9 +44,10 @@ const PARK: &str = "INSERT INTO outbox_parked (consumer, position, generation, l
 const PARK_AGAIN: &str = "UPDATE outbox_parked SET state = ?3, reason = ?4, attempts = ?5, retry_at = ?6 \
     WHERE consumer = ?1 AND position = ?2";
 
-/// Who fails again is no longer asked for.
+/// Who fails again is no longer asked for, but for what was asked since the attempt began.
 const BLOCK: &str = "INSERT INTO outbox_blocked (consumer, lane_key, lane) VALUES (?1, ?2, ?3) \
-    ON CONFLICT (consumer, lane_key) DO UPDATE SET requested_at = NULL";
+    ON CONFLICT (consumer, lane_key) DO UPDATE SET \
+    requested_at = CASE WHEN asked_since IS NOT 0 THEN requested_at END, asked_since = NULL";
 
 pub(in super::super) async fn park(log: &Inner, fence: &Fence, parks: &[Park]) -> Result<Vec<Parked>, LogError> {
     let mut tx = begin(log).await?;

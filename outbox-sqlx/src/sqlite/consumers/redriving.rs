@@ -37,6 +37,9 @@ const DUE: &str = concat!(
     ")) WHERE nth <= ?5) ORDER BY p.position LIMIT ?4"
 );
 
+const BEGIN_ATTEMPT: &str = "UPDATE outbox_blocked SET asked_since = 0 \
+    WHERE consumer = ?1 AND asked_since IS NULL AND lane_key IN (SELECT value FROM json_each(?2))";
+
 const UNPARK: &str = "DELETE FROM outbox_parked WHERE consumer = ?1 AND (?2 >> lane) & 1 = 1 \
     AND position IN (SELECT value FROM json_each(?3))";
 
@@ -76,8 +79,20 @@ pub(in super::super) async fn due_parked(
         .fetch_all(&mut *conn)
         .await
         .map_err(error::log)?;
+    drop(conn);
     let mut decoder = state.decoder();
-    rows.iter().map(|row| parked_event(&mut decoder, row)).collect()
+    let due: Vec<ParkedEvent> = rows.iter().map(|row| parked_event(&mut decoder, row)).collect::<Result<_, _>>()?;
+    let keys: BTreeSet<_> = due.iter().map(|parked| parked.event.event.lane_key()).collect();
+    if !keys.is_empty() {
+        // What is asked for between the two looks is carried out by the attempt that begins when this call returns.
+        sqlx::query(BEGIN_ATTEMPT)
+            .bind(fence.consumer.as_str())
+            .bind(keys.iter().map(AsRef::as_ref).collect::<JsonValue>())
+            .execute(&log.write)
+            .await
+            .map_err(error::log)?;
+    }
+    Ok(due)
 }
 
 pub(in super::super) async fn redriven(

@@ -44,8 +44,8 @@ const DISCARDED: &str = concat!(
 macro_rules! request {
     ($which:literal) => {
         concat!(
-            "UPDATE outbox_blocked SET requested_at = ?2 WHERE consumer = ?1 \
-            AND lane_key IN (SELECT lane_key FROM outbox_parked WHERE consumer = ?1",
+            "UPDATE outbox_blocked SET requested_at = ?2, asked_since = CASE WHEN asked_since IS NOT NULL THEN 1 END \
+            WHERE consumer = ?1 AND lane_key IN (SELECT lane_key FROM outbox_parked WHERE consumer = ?1",
             $which,
             ")"
         )

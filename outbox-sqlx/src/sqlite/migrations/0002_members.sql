@@ -112,6 +112,9 @@ CREATE TABLE outbox_blocked (
     lane INTEGER NOT NULL CHECK (lane BETWEEN 0 AND 63),
     -- When somebody asked for its events to be published again.
     requested_at INTEGER,
+    -- Whether somebody asked since its events were given out to be published again; NULL: that did not happen since one of
+    -- them failed last.
+    asked_since INTEGER CHECK (asked_since IN (0, 1)),
     PRIMARY KEY (consumer, lane_key)
 ) WITHOUT ROWID;
 

@@ -8,11 +8,11 @@ use outbox_core::{
     outbox::Outbox as _,
 };
 use outbox_sqlx::{PostgresLog, postgres::SchemaName};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, PgPool};
 use test_services::{PostgresVersion, TestDatabase};
 
 use super::{Relay, left, prune, prune_down_to, until};
-use crate::support::{Bed, aggregates, changed, named};
+use crate::support::{Bed, aggregates, blocks_touched, changed, named};
 
 /// Positions of one leaf that are next to each other.
 const WINDOW: i64 = 1 << 20;
@@ -101,6 +101,51 @@ on_rings! {
         })
         .await;
         assert_eq!(sizes(bed, 0..1).await, [0]);
+    }
+
+    /// The policy keeps one that is not the newest: the leaf is asked for one that has to stay, not counted.
+    async fn a_leaf_that_waits_is_not_walked_over_at_each_call(bed: &Bed) {
+        // One session does all of it, and counts what it touches.
+        let pool = bed.database.connect(1).await;
+        let log = PostgresLog::builder(pool.clone()).open().await.expect("open");
+        for sql in [
+            // Its reads would be counted with those that are looked at.
+            "ALTER TABLE outbox.outbox_event_leaf_0 SET (autovacuum_enabled = off)",
+            "INSERT INTO outbox.outbox_event (lane, id, aggregate_type, aggregate_id, event_type, content_type, payload,
+                created_at)
+            SELECT 0, gen_random_uuid(), 'Agg', '1', 'AggChanged', 'application/json',
+                convert_to('{\"v\": ' || n || '}', 'UTF8'), now() - interval '2 days' * (n <> 19990)::integer
+            FROM generate_series(1, 20000) AS n",
+        ] {
+            sqlx::query(sql).execute(&pool).await.expect(sql);
+        }
+        skip_to(bed, WINDOW).await;
+        bed.bump_and_commit(2).await;
+        Relay::begin(&log, "relay").await.catch_up().await;
+        // Before that the leaf is not looked at.
+        all_have_ended(&pool).await;
+        let day = RetentionPolicy::default().keep_for(Duration::from_hours(24));
+        let before = blocks_touched(&pool, &["outbox_event_leaf_0"]).await;
+        assert_eq!(log.prune(&day).await.expect("prune").removed, 0);
+        let touched = blocks_touched(&pool, &["outbox_event_leaf_0"]).await - before;
+        assert!(touched < 50, "a leaf that waits was touched {touched} times");
+        sqlx::query("UPDATE outbox.outbox_event SET created_at = now() - interval '2 days' WHERE position = 19990")
+            .execute(&pool)
+            .await
+            .expect("age");
+        let mut dump = bed.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await.expect("begin");
+        sqlx::query("SELECT FROM outbox.outbox_event_leaf_0 LIMIT 1").execute(&mut *dump).await.expect("read");
+        let before = blocks_touched(&pool, &["outbox_event_leaf_0"]).await;
+        assert_eq!(log.prune(&day).await.expect("prune").removed, 0);
+        let touched = blocks_touched(&pool, &["outbox_event_leaf_0"]).await - before;
+        assert!(touched < 1_000, "a leaf in use was touched {touched} times");
+        dump.rollback().await.expect("rollback");
+        until("the leaf is emptied", async || {
+            log.prune(&day).await.expect("prune");
+            left(bed).await == 1
+        })
+        .await;
+        pool.close().await;
     }
 
     /// A dump or a report reads for hours.
@@ -201,6 +246,20 @@ on_rings! {
                 .expect("view");
         assert_eq!(shown.len(), 2);
     }
+}
+
+/// Waits for the end of every transaction of the server that has begun to write. Those of other tests give no signal.
+async fn all_have_ended(pool: &PgPool) {
+    let newest: String =
+        sqlx::query_scalar("SELECT pg_current_xact_id()::text").fetch_one(pool).await.expect("an id of its own");
+    until("all transactions have ended", async || {
+        sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8")
+            .bind(&newest)
+            .fetch_one(pool)
+            .await
+            .expect("snapshot")
+    })
+    .await;
 }
 
 /// The next position is the one after this.

@@ -212,6 +212,12 @@ impl EventLog for Broken {
             _ => {}
         }
         let mut answers = self.or_silent(self.inner.park(fence, &events).await)?;
+        if self.has(Flaw::ForgetsNewRequests) {
+            // As if one more attempt had begun just now, and failed.
+            self.inner.due_parked(fence, usize::MAX).await?;
+            events.retain(|park| park.failure.is_some());
+            self.inner.park(fence, &events).await?;
+        }
         if self.has(Flaw::RequestsForEver) {
             for park in events.iter().filter(|park| park.failure.as_ref().is_some_and(|f| f.attempts > 1)) {
                 self.inner.redrive(&fence.consumer, &Redrive::Event(park.sequence)).await?;

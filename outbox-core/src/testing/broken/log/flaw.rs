@@ -138,6 +138,8 @@ pub(super) enum Flaw {
     ForgetsThoseBehind,
     /// A request stands, though its event failed again.
     RequestsForEver,
+    /// Whenever an event fails again nobody asks for it any more.
+    ForgetsNewRequests,
     /// A discard needs no reason.
     DiscardsWithoutReason,
     /// A discarded event is gone.

@@ -49,6 +49,8 @@ caught! {
         ForgetsThoseBehind by the_last_republished_event_frees_the_key, "two are left";
     requests_that_never_end_are_caught:
         RequestsForEver by failing_again_ends_the_request, "it waits again";
+    requests_that_end_with_an_older_attempt_are_caught:
+        ForgetsNewRequests by a_request_outlives_an_attempt_that_began_before_it, "since the attempt began";
     a_discard_without_a_reason_is_caught:
         DiscardsWithoutReason by a_discard_keeps_the_event_and_the_reason, "a blank reason";
     a_discard_without_a_trace_is_caught:
