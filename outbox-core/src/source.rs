@@ -14,6 +14,14 @@ use crate::{error::kinded_error, event::ReceivedEvent};
 /// after [`SourceEvent::Assigned`]. From there it delivers every event, or record that is none, behind the position
 /// given. Positions are opaque to all but the adapter.
 ///
+/// # Positions that fit no more
+/// A position can lose its place: the partition was created again, its end was lost, or retention removed records that
+/// nobody read. A source that declares [`checked_positions`](SourceCapabilities::checked_positions) never reads on from
+/// the middle of such a partition in silence. [`EventSource::start`] refuses, with a kind that says what happened, see
+/// [`SourceErrorKind::is_lost_position`]; and where it happens under a partition that is being read, the source takes
+/// the partition away and assigns it anew, so that the caller starts it again and is told there. Then somebody, or a
+/// rule, decides: fail, or [`EventSource::rewind`].
+///
 /// # Duplicates
 /// A source may deliver an event again after a restart or a reassignment, from the position given to `start`, and the
 /// relay's own duplicates at any later place. Consumers tell duplicates by [`ReceivedEvent::origin`] or the event's id.
@@ -41,11 +49,27 @@ pub trait EventSource: Send {
     async fn next(&mut self) -> Result<SourceEvent, SourceError>;
 
     /// Begins delivery of an assigned partition behind `after`. `None`: behind the last [`EventSource::commit`], or
-    /// at the configured beginning when there was none.
+    /// at the configured beginning when there was none. Called again while the partition is read, it goes there.
     ///
     /// # Errors
-    /// [`SourceErrorKind::BadPosition`] when `after` is not a position of this partition; see the trait's *Errors*.
+    /// [`SourceErrorKind::BadPosition`] when `after` is not a position of this partition;
+    /// [`SourceErrorKind::Recreated`], [`SourceErrorKind::Truncated`] or [`SourceErrorKind::Expired`] when `after`, or
+    /// what was committed, fits no more; see the trait's *Errors*. The partition then stays assigned and delivers
+    /// nothing.
     async fn start(&mut self, partition: &Partition, after: Option<&SourcePosition>) -> Result<(), SourceError>;
+
+    /// Begins delivery of an assigned partition at the oldest record it holds, whatever took effect or was committed.
+    /// What took effect before comes again where it is still there. The answer to a lost position when a decision, or a
+    /// rule, says so.
+    ///
+    /// Default: refuses, for sources that cannot go back; they do not declare [`SourceCapabilities::rewinds`].
+    ///
+    /// # Errors
+    /// [`SourceErrorKind::Configuration`] when this source cannot; see the trait's *Errors*.
+    async fn rewind(&mut self, partition: &Partition) -> Result<(), SourceError> {
+        let message = format!("this source cannot go back to the beginning of {partition}; read it as a new consumer");
+        Err(SourceError::new(SourceErrorKind::Configuration, message))
+    }
 
     /// Records that everything up to `position` took effect.
     ///
@@ -78,13 +102,33 @@ pub trait EventSource: Send {
 pub struct SourceCapabilities {
     /// Records can be other than events, so undecodable ones occur.
     pub foreign_records: bool,
+    /// A position that fits no more is told, see *Positions that fit no more* in [`EventSource`]. A source without this
+    /// tells positions of other partitions by the partition's name, and refuses what it does not know as
+    /// [`SourceErrorKind::BadPosition`].
+    pub checked_positions: bool,
+    /// [`EventSource::rewind`] works.
+    pub rewinds: bool,
 }
 
 impl SourceCapabilities {
-    /// A source with or without foreign records.
+    /// A source with or without foreign records, that neither checks positions nor rewinds.
     #[must_use]
     pub fn new(foreign_records: bool) -> Self {
-        Self { foreign_records }
+        Self { foreign_records, checked_positions: false, rewinds: false }
+    }
+
+    /// Sets [`SourceCapabilities::checked_positions`].
+    #[must_use]
+    pub fn with_checked_positions(mut self, yes: bool) -> Self {
+        self.checked_positions = yes;
+        self
+    }
+
+    /// Sets [`SourceCapabilities::rewinds`].
+    #[must_use]
+    pub fn with_rewinds(mut self, yes: bool) -> Self {
+        self.rewinds = yes;
+        self
     }
 }
 
@@ -92,7 +136,8 @@ impl SourceCapabilities {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SourceEvent {
-    /// Partitions were given to this consumer; start each.
+    /// Partitions were given to this consumer, or have to be started anew; start each. Their names tell partitions of
+    /// one cluster or log from those of another, so a position kept under a name never meets another cluster's records.
     Assigned(Vec<Partition>),
     /// Partitions were taken away: whatever is not committed will be delivered to somebody else.
     Revoked(Vec<Partition>),
@@ -199,6 +244,22 @@ pub enum SourceErrorKind {
     Revoked,
     /// The position is not one of this partition.
     BadPosition,
+    /// The record that the position stands behind is gone or another one: the partition was created again, restored or
+    /// copied. What stands behind the position now has nothing to do with what took effect.
+    Recreated,
+    /// The partition ends before the position: its end was lost, or it was created again and is shorter.
+    Truncated,
+    /// Retention removed records behind the position: they were never delivered.
+    Expired,
     /// The source cannot work as configured.
     Configuration,
+}
+
+impl SourceErrorKind {
+    /// Whether a position fits no more: nothing will help but a decision where to go on, such as
+    /// [`EventSource::rewind`].
+    #[must_use]
+    pub fn is_lost_position(self) -> bool {
+        matches!(self, Self::Recreated | Self::Truncated | Self::Expired)
+    }
 }

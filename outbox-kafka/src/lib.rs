@@ -9,4 +9,4 @@ pub mod topics;
 
 pub use publisher::KafkaPublisher;
 pub use source::KafkaSource;
-pub use topics::TopicSpec;
+pub use topics::{TopicPolicy, TopicSpec};

@@ -111,6 +111,25 @@ impl Settings {
         Ok(config)
     }
 
+    /// The same for a producer that writes each message by itself. Not idempotent: there a refusal would end the
+    /// producer or renumber what waits behind it. One request at a time, so that a retry overtakes nothing.
+    pub(crate) fn isolating(&self) -> Self {
+        let mut isolating = self.clone();
+        for name in ["enable.gapless.guarantee", "transactional.id"] {
+            isolating.values.remove(name);
+        }
+        isolating.allow("enable.idempotence");
+        for (name, value) in [
+            ("enable.idempotence", "false"),
+            ("max.in.flight.requests.per.connection", "1"),
+            ("batch.num.messages", "1"),
+            ("linger.ms", "0"),
+        ] {
+            isolating.set(name, value);
+        }
+        isolating
+    }
+
     fn obeys(&self, guard: &Guard) -> bool {
         self.values.get(guard.name).is_none_or(|value| guard.safe.contains(&value.as_str()))
     }

@@ -17,11 +17,13 @@ use crate::{
         Delivery, LaneStream, Message, Outcome, Permit, PublishError, PublishErrorKind, Publisher,
         PublisherCapabilities,
     },
+    source::SourcePosition,
 };
 
 /// Topics in memory, each one ordered list of messages. Cloning is cheap and yields another handle on the same broker.
 ///
-/// Topics come into being when they are written to or read from. Nothing is ever removed.
+/// Topics come into being when they are written to or read from. Nothing is removed but by [`MemoryBroker::expire`] and
+/// [`MemoryBroker::recreate`].
 #[derive(Debug, Clone, Default)]
 pub struct MemoryBroker {
     shared: Arc<Shared>,
@@ -37,13 +39,31 @@ struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     pub(super) messages: HashMap<Arc<str>, Vec<Message>>,
+    /// What happened to topics; none: nothing did.
+    pub(super) pasts: HashMap<Arc<str>, Past>,
     pub(super) groups: HashMap<Arc<str>, Group>,
+}
+
+impl Topics {
+    /// A topic's past, and how many messages it holds.
+    pub(super) fn state(&self, topic: &str) -> (Past, usize) {
+        (self.pasts.get(topic).copied().unwrap_or_default(), self.messages.get(topic).map_or(0, Vec::len))
+    }
+}
+
+/// What a topic went through.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Past {
+    /// How often it was created again.
+    pub(super) recreated: u32,
+    /// How many messages retention removed since.
+    pub(super) expired: usize,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    /// How many messages of a topic took effect.
-    pub(super) committed: HashMap<Arc<str>, usize>,
+    /// Up to where the messages of a topic took effect.
+    pub(super) committed: HashMap<Arc<str>, SourcePosition>,
     /// The source that owns the group's partitions.
     pub(super) owner: Option<uuid::Uuid>,
 }
@@ -72,6 +92,26 @@ impl MemoryBroker {
     pub fn write(&self, message: Message) {
         self.topics().messages.entry(message.topic.clone()).or_default().push(message);
         self.shared.changed.send_replace(());
+    }
+
+    /// Removes all messages of a topic, as retention does: those written later do not take their places.
+    pub fn expire(&self, topic: &str) {
+        let mut topics = self.topics();
+        let removed = topics.messages.get_mut(topic).map_or(0, |messages| std::mem::take(messages).len());
+        topics.pasts.entry(topic.into()).or_default().expired += removed;
+        drop(topics);
+        self.notify();
+    }
+
+    /// Deletes a topic and creates it again under the same name, empty. What groups committed stays, as a commit under
+    /// way would.
+    pub fn recreate(&self, topic: &str) {
+        let mut topics = self.topics();
+        topics.messages.remove(topic);
+        let past = topics.pasts.entry(topic.into()).or_default();
+        *past = Past { recreated: past.recreated + 1, expired: 0 };
+        drop(topics);
+        self.notify();
     }
 
     /// All messages of a topic, in order.

@@ -1,11 +1,14 @@
 //! Consuming from a broker in memory.
 
-use std::sync::Arc;
+mod position;
+
+use std::{collections::VecDeque, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use self::position::Position;
 use super::{MemoryBroker, broker::Topics};
 use crate::{
     profile::Decoder,
@@ -21,7 +24,7 @@ const BATCH: usize = 100;
 
 /// Reads the topics of a [`MemoryBroker`] for a group. Made by [`MemoryBroker::source`].
 ///
-/// A position is the number of messages before it.
+/// A position is the number of messages before it, and which topic it was where the topic was created again.
 pub struct MemorySource {
     broker: MemoryBroker,
     changed: watch::Receiver<()>,
@@ -30,6 +33,8 @@ pub struct MemorySource {
     decoder: Arc<dyn Decoder>,
     state: Membership,
     partitions: Vec<Reading>,
+    /// What is to be told first.
+    news: VecDeque<SourceEvent>,
     /// Which partition is looked at first next time, so that a busy one does not starve the others.
     turn: usize,
 }
@@ -44,8 +49,8 @@ enum Membership {
 struct Reading {
     partition: Partition,
     topic: Arc<str>,
-    /// How many messages were delivered; `None` before the partition is started.
-    offset: Option<usize>,
+    /// Up to where messages were delivered; `None` before the partition is started.
+    at: Option<Position>,
     paused: bool,
 }
 
@@ -59,7 +64,7 @@ impl MemorySource {
     pub(super) fn new(broker: MemoryBroker, group: Arc<str>, topics: Vec<Arc<str>>, decoder: Arc<dyn Decoder>) -> Self {
         let partitions = topics.into_iter().map(Reading::new).collect();
         let (changed, id, state) = (broker.changes(), Uuid::now_v7(), Membership::Waiting);
-        Self { broker, changed, id, group, decoder, state, partitions, turn: 0 }
+        Self { broker, changed, id, group, decoder, state, partitions, news: VecDeque::new(), turn: 0 }
     }
 
     /// Takes the group's partitions when nobody owns them.
@@ -75,13 +80,27 @@ impl MemorySource {
     }
 
     fn take_batch(&mut self) -> Option<SourceEvent> {
+        if let Some(event) = self.news.pop_front() {
+            return Some(event);
+        }
         let count = self.partitions.len();
         let topics = self.broker.topics();
         for step in 0..count {
             let index = (self.turn + step) % count;
-            if let Some(batch) = self.partitions[index].batch(&topics, &*self.decoder) {
-                self.turn = (index + 1) % count;
-                return Some(SourceEvent::Batch(batch));
+            let reading = &mut self.partitions[index];
+            match reading.batch(&topics, &*self.decoder) {
+                Ok(None) => {}
+                Ok(Some(batch)) => {
+                    self.turn = (index + 1) % count;
+                    return Some(SourceEvent::Batch(batch));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the partition has to be started anew");
+                    reading.at = None;
+                    let partitions = vec![reading.partition.clone()];
+                    self.news.push_back(SourceEvent::Assigned(partitions.clone()));
+                    return Some(SourceEvent::Revoked(partitions));
+                }
             }
         }
         None
@@ -116,7 +135,7 @@ impl Drop for MemorySource {
 #[async_trait]
 impl EventSource for MemorySource {
     fn capabilities(&self) -> SourceCapabilities {
-        SourceCapabilities::new(true)
+        SourceCapabilities::new(true).with_checked_positions(true).with_rewinds(true)
     }
 
     async fn next(&mut self) -> Result<SourceEvent, SourceError> {
@@ -137,22 +156,34 @@ impl EventSource for MemorySource {
     }
 
     async fn start(&mut self, partition: &Partition, after: Option<&SourcePosition>) -> Result<(), SourceError> {
-        let topic = self.reading(partition)?.topic.clone();
+        let reading = self.reading(partition)?;
+        reading.at = None;
+        let topic = reading.topic.clone();
         let topics = self.broker.topics();
-        let offset = match after {
-            Some(position) => parse(position, topics.messages.get(&topic).map_or(0, Vec::len))?,
-            None => topics.groups.get(&self.group).and_then(|g| g.committed.get(&topic).copied()).unwrap_or(0),
+        let (past, count) = topics.state(&topic);
+        let committed = || topics.groups.get(&self.group).and_then(|group| group.committed.get(&topic));
+        let at = match after.or_else(committed) {
+            Some(position) => Position::parse(partition, position)?,
+            None => Position::beginning(past),
         };
+        at.index(partition, past, count)?;
         drop(topics);
-        self.reading(partition)?.offset = Some(offset);
+        self.reading(partition)?.at = Some(at);
+        Ok(())
+    }
+
+    async fn rewind(&mut self, partition: &Partition) -> Result<(), SourceError> {
+        let topic = self.reading(partition)?.topic.clone();
+        let (past, _) = self.broker.topics().state(&topic);
+        self.reading(partition)?.at = Some(Position::beginning(past));
         Ok(())
     }
 
     async fn commit(&mut self, partition: &Partition, position: &SourcePosition) -> Result<(), SourceError> {
         let topic = self.reading(partition)?.topic.clone();
+        Position::parse(partition, position)?;
         let mut topics = self.broker.topics();
-        let offset = parse(position, topics.messages.get(&topic).map_or(0, Vec::len))?;
-        topics.groups.entry(self.group.clone()).or_default().committed.insert(topic, offset);
+        topics.groups.entry(self.group.clone()).or_default().committed.insert(topic, position.clone());
         Ok(())
     }
 
@@ -174,25 +205,27 @@ impl EventSource for MemorySource {
 
 impl Reading {
     fn new(topic: Arc<str>) -> Self {
-        Self { partition: Partition::new(format!("memory/{topic}")), topic, offset: None, paused: false }
+        Self { partition: Partition::new(format!("memory/{topic}")), topic, at: None, paused: false }
     }
 
-    fn batch(&mut self, topics: &Topics, decoder: &dyn Decoder) -> Option<Batch> {
-        let offset = self.offset.filter(|_| !self.paused)?;
-        let messages = topics.messages.get(&self.topic)?.get(offset..)?;
+    /// Errors: what was delivered has nothing to do with what is there now.
+    fn batch(&mut self, topics: &Topics, decoder: &dyn Decoder) -> Result<Option<Batch>, SourceError> {
+        let Some(at) = self.at.filter(|_| !self.paused) else { return Ok(None) };
+        let (past, count) = topics.state(&self.topic);
+        let index = at.index(&self.partition, past, count)?;
+        let messages = topics.messages.get(&self.topic).and_then(|all| all.get(index..)).unwrap_or_default();
         if messages.is_empty() {
-            return None;
+            return Ok(None);
         }
         let records: Vec<_> = messages
             .iter()
             .take(BATCH)
-            .zip(offset..)
+            .zip(at.offset..)
             .map(|(message, offset)| decode(message, decoder, format!("{}@{offset}", self.topic)))
             .collect();
-        let end = offset + records.len();
-        self.offset = Some(end);
-        let position = SourcePosition::from_text(end.to_string());
-        Some(Batch { partition: self.partition.clone(), records, position })
+        let end = at.plus(records.len());
+        self.at = Some(end);
+        Ok(Some(Batch { partition: self.partition.clone(), records, position: end.into() }))
     }
 }
 
@@ -208,13 +241,6 @@ fn decode(message: &Message, decoder: &dyn Decoder, place: String) -> SourceReco
             headers: headers.clone(),
         }),
     }
-}
-
-fn parse(position: &SourcePosition, end: usize) -> Result<usize, SourceError> {
-    position.as_text().parse().ok().filter(|offset| *offset <= end).ok_or_else(|| {
-        let message = format!("{:?} is no position of this topic, which holds {end} messages", position.as_text());
-        SourceError::new(SourceErrorKind::BadPosition, message)
-    })
 }
 
 #[cfg(all(test, feature = "testing"))]
@@ -258,6 +284,14 @@ mod tests {
         async fn produce_foreign(&self, payload: Bytes) {
             let (topic, key) = ("suite-events".into(), Bytes::from_static(b"key"));
             self.broker.write(Message { topic, key, payload: Some(payload), headers: Vec::new() });
+        }
+
+        async fn recreate(&self) {
+            self.broker.recreate("suite-events");
+        }
+
+        async fn expire(&self) {
+            self.broker.expire("suite-events");
         }
     }
 

@@ -29,29 +29,46 @@ impl Capacity {
         }
     }
 
+    /// Takes room if there is some and nobody waits for it.
+    pub(crate) fn try_take(&self, messages: usize, bytes: usize) -> Option<Held> {
+        let (messages, bytes) = self.clamp(messages, bytes);
+        Some(Held {
+            messages: self.messages.clone().try_acquire_many_owned(messages).ok()?,
+            bytes: self.bytes.clone().try_acquire_many_owned(bytes).ok()?,
+        })
+    }
+
     /// Waits for room, first come, first served. What exceeds the whole capacity gets the whole capacity, so that it
     /// does not wait for ever. `None` never happens: the semaphores are not closed.
     pub(crate) async fn take(&self, messages: usize, bytes: usize) -> Option<Held> {
-        let messages = u32::try_from(messages).map_or(self.most_messages, |n| n.min(self.most_messages));
-        let bytes = u32::try_from(bytes).map_or(self.most_bytes, |n| n.min(self.most_bytes));
+        let (messages, bytes) = self.clamp(messages, bytes);
         Some(Held {
             messages: self.messages.clone().acquire_many_owned(messages).await.ok()?,
             bytes: self.bytes.clone().acquire_many_owned(bytes).await.ok()?,
         })
     }
+
+    fn clamp(&self, messages: usize, bytes: usize) -> (u32, u32) {
+        let messages = u32::try_from(messages).map_or(self.most_messages, |n| n.min(self.most_messages));
+        let bytes = u32::try_from(bytes).map_or(self.most_bytes, |n| n.min(self.most_bytes));
+        (messages, bytes)
+    }
 }
 
 impl Held {
-    /// Gives back what one message took, or what is left of it.
-    pub(crate) fn give_back(&mut self, bytes: usize) {
-        drop(self.messages.split(1.min(self.messages.num_permits())));
+    /// Gives back what some messages took, or what is left of it.
+    pub(crate) fn give_back(&mut self, messages: usize, bytes: usize) {
+        drop(self.messages.split(messages.min(self.messages.num_permits())));
         drop(self.bytes.split(bytes.min(self.bytes.num_permits())));
     }
 
     /// Gives back what exceeds the need.
     pub(crate) fn shrink_to(&mut self, messages: usize, bytes: usize) {
-        drop(self.messages.split(self.messages.num_permits().saturating_sub(messages)));
-        drop(self.bytes.split(self.bytes.num_permits().saturating_sub(bytes)));
+        let spare =
+            (self.messages.num_permits().saturating_sub(messages), self.bytes.num_permits().saturating_sub(bytes));
+        if spare != (0, 0) {
+            self.give_back(spare.0, spare.1);
+        }
     }
 }
 
@@ -72,7 +89,7 @@ mod tests {
         let capacity = Capacity::new(2, 100);
         let mut held = now(&capacity, 2, 100).expect("all of it");
         assert!(now(&capacity, 1, 1).is_none());
-        held.give_back(40);
+        held.give_back(1, 40);
         assert!(now(&capacity, 1, 41).is_none());
         assert!(now(&capacity, 1, 40).is_some());
     }

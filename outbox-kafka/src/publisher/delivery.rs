@@ -3,7 +3,11 @@
 use std::{
     collections::HashSet,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -16,105 +20,144 @@ use super::capacity::Held;
 /// The keys of a stream of which a message failed. What comes behind it may not be written any more: it would overtake
 /// the failed one.
 #[derive(Debug, Default)]
-pub(crate) struct Broken(Mutex<HashSet<Place>>);
-
-/// Messages of one place keep their order.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Place {
-    pub(crate) topic: Arc<str>,
-    key: Bytes,
+pub(crate) struct Broken {
+    any: AtomicBool,
+    places: Mutex<HashSet<Place>>,
 }
 
+/// Messages of one topic and key keep their order.
+pub(crate) type Place = (Arc<str>, Bytes);
+
 impl Broken {
-    fn contains(&self, place: &Place) -> bool {
-        let broken = lock(&self.0);
-        !broken.is_empty() && broken.contains(place)
+    fn contains(&self, line: &Line) -> bool {
+        self.any.load(Ordering::Acquire) && lock(&self.places).contains(&line.place())
     }
 
-    fn insert(&self, place: &Place) {
-        lock(&self.0).insert(place.clone());
+    fn add(&self, line: &Line) {
+        lock(&self.places).insert(line.place());
+        self.any.store(true, Ordering::Release);
     }
 }
 
 /// The messages of one permit, shared by their sender, the delivery callback and whoever waits for the outcomes.
 pub(crate) struct Batch {
     lines: Vec<Line>,
+    /// More than the largest message takes on the wire.
+    largest: usize,
     broken: Arc<Broken>,
     progress: Mutex<Progress>,
     news: Notify,
 }
 
-struct Line {
-    place: Place,
-    bytes: usize,
+/// What is kept of a message until its outcome is known.
+pub(crate) struct Line {
+    pub(crate) topic: Arc<str>,
+    pub(crate) key: Bytes,
+    /// Key, body and headers.
+    pub(crate) bytes: usize,
+}
+
+/// The rest of a message, which librdkafka copies: not needed any more once it is queued.
+pub(crate) struct Body {
+    pub(crate) payload: Option<Bytes>,
+    pub(crate) headers: Vec<(Arc<str>, Bytes)>,
 }
 
 struct Progress {
-    resolved: Vec<bool>,
     open: usize,
-    fresh: Vec<(usize, Outcome)>,
-    held: Held,
+    fresh: Vec<(Range<usize>, Outcome)>,
+    held: Option<Held>,
 }
 
 impl Batch {
-    pub(crate) fn new(messages: &[Message], broken: Arc<Broken>, mut held: Held) -> Arc<Self> {
-        let lines: Vec<Line> = messages
-            .iter()
-            .map(|m| Line { place: Place { topic: m.topic.clone(), key: m.key.clone() }, bytes: m.bytes() })
-            .collect();
-        held.shrink_to(lines.len(), lines.iter().map(|line| line.bytes).sum());
-        let progress = Progress { resolved: vec![false; lines.len()], open: lines.len(), fresh: Vec::new(), held };
-        Arc::new(Self { lines, broken, progress: Mutex::new(progress), news: Notify::new() })
+    /// `held` is the room that was reserved for them; `None` when they need none.
+    pub(crate) fn new(messages: Vec<Message>, broken: Arc<Broken>, held: Option<Held>) -> (Arc<Self>, Vec<Body>) {
+        let (mut sum, mut largest) = (0, 0);
+        let (mut lines, mut bodies) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
+        for message in messages {
+            let bytes = message.bytes();
+            sum += bytes;
+            largest = largest.max(bytes + FRAMING_BYTES + HEADER_FRAMING_BYTES * message.headers.len());
+            lines.push(Line { topic: message.topic, key: message.key, bytes });
+            bodies.push(Body { payload: message.payload, headers: message.headers });
+        }
+        let held = held.map(|mut held| {
+            held.shrink_to(lines.len(), sum);
+            held
+        });
+        let progress = Mutex::new(Progress { open: lines.len(), fresh: Vec::new(), held });
+        (Arc::new(Self { lines, largest, broken, progress, news: Notify::new() }), bodies)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.lines.len()
+    pub(crate) fn lines(&self) -> &[Line] {
+        &self.lines
     }
 
-    pub(crate) fn place(&self, index: usize) -> &Place {
-        &self.lines[index].place
+    pub(crate) fn line(&self, index: usize) -> &Line {
+        &self.lines[index]
     }
 
-    pub(crate) fn bytes(&self, index: usize) -> usize {
-        self.lines[index].bytes
+    /// An upper bound of what the largest message takes on the wire.
+    pub(crate) fn largest(&self) -> usize {
+        self.largest
     }
 
-    /// Whether an earlier message of the same place failed.
+    /// Whether an earlier message of the same topic and key failed.
     pub(crate) fn is_broken(&self, index: usize) -> bool {
-        self.broken.contains(self.place(index))
+        self.broken.contains(self.line(index))
     }
 
-    /// Records an outcome; of two for the same message the first counts.
+    /// Takes in the outcome of one message. Each has one.
     pub(crate) fn resolve(&self, index: usize, outcome: Outcome) {
         let mut progress = lock(&self.progress);
-        if mem::replace(&mut progress.resolved[index], true) {
-            return;
-        }
-        progress.open -= 1;
-        progress.held.give_back(self.bytes(index));
         if matches!(outcome, Outcome::Failed(_)) {
-            self.broken.insert(self.place(index));
+            self.broken.add(self.line(index));
         }
-        progress.fresh.push((index, outcome));
+        progress.add(&self.lines, index..index + 1, outcome);
         drop(progress);
+        self.wake();
+    }
+
+    /// Takes in that these were delivered. Whoever waits is not woken.
+    pub(crate) fn delivered(&self, runs: impl Iterator<Item = Range<usize>>) {
+        let mut progress = lock(&self.progress);
+        for run in runs {
+            progress.add(&self.lines, run, Outcome::Delivered);
+        }
+    }
+
+    pub(crate) fn wake(&self) {
         self.news.notify_one();
     }
 
-    /// Fails what is left: each key's first message with `error`, the later ones as aborted.
-    pub(crate) fn fail_from(&self, first: usize, error: impl Fn() -> PublishError) {
-        for index in first..self.len() {
+    /// Fails messages that go no further: of each key the first with `error`, the others as aborted.
+    pub(crate) fn fail(&self, indices: impl Iterator<Item = usize>, error: impl Fn() -> PublishError) {
+        for index in indices {
             let outcome = if self.is_broken(index) { Outcome::Aborted } else { Outcome::Failed(error()) };
             self.resolve(index, outcome);
         }
     }
+}
 
-    pub(crate) fn is_open(&self, index: usize) -> bool {
-        !lock(&self.progress).resolved[index]
+impl Line {
+    pub(crate) fn place(&self) -> Place {
+        (self.topic.clone(), self.key.clone())
     }
+}
 
-    /// How many messages have no outcome yet.
-    pub(crate) fn open(&self) -> usize {
-        lock(&self.progress).open
+/// Upper bounds of what the wire format adds to a message sent alone, and to each of its headers.
+const FRAMING_BYTES: usize = 128;
+const HEADER_FRAMING_BYTES: usize = 10;
+
+impl Progress {
+    fn add(&mut self, lines: &[Line], run: Range<usize>, outcome: Outcome) {
+        self.open -= run.len();
+        if self.open == 0 {
+            self.held = None;
+        } else if let Some(held) = &mut self.held {
+            held.give_back(run.len(), lines[run.clone()].iter().map(|line| line.bytes).sum());
+        }
+        self.fresh.push((run, outcome));
     }
 }
 
@@ -124,6 +167,17 @@ pub(crate) struct KafkaDelivery(pub(crate) Arc<Batch>);
 #[async_trait]
 impl Delivery for KafkaDelivery {
     async fn next(&mut self) -> Vec<(usize, Outcome)> {
+        let mut outcomes = Vec::new();
+        for (run, outcome) in self.next_runs().await {
+            match outcome {
+                Outcome::Delivered => outcomes.extend(run.map(|index| (index, Outcome::Delivered))),
+                alone => outcomes.push((run.start, alone)),
+            }
+        }
+        outcomes
+    }
+
+    async fn next_runs(&mut self) -> Vec<(Range<usize>, Outcome)> {
         loop {
             {
                 let mut progress = lock(&self.0.progress);

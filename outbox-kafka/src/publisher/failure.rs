@@ -38,6 +38,11 @@ pub(crate) fn is_refusal(code: Code) -> bool {
     )
 }
 
+/// Whether a refusal tells that a batch was too large.
+pub(crate) fn is_about_size(code: Code) -> bool {
+    matches!(code, Code::MessageSizeTooLarge | Code::MessageBatchTooLarge)
+}
+
 /// Whether only the topic cannot be used. After every other failure the producer must be replaced.
 pub(crate) fn is_of_topic(code: Code) -> bool {
     matches!(code, Code::UnknownTopic | Code::UnknownPartition | Code::InvalidTopic | Code::TopicAuthorizationFailed)
@@ -50,10 +55,19 @@ pub(crate) fn refused(code: Code, alone: bool, topic: &str) -> PublishError {
     } else {
         (PublishErrorKind::Suspect, "the message, or another of its batch,")
     };
-    let advice =
-        if code == Code::MessageSizeTooLarge { "; it is larger than the topic's max.message.bytes" } else { "" };
+    let advice = if is_about_size(code) { "; it is larger than the topic's max.message.bytes" } else { "" };
     PublishError::new(kind, format!("the broker refused {whom} for topic {topic:?}{advice}"))
         .with_source(KafkaError::MessageProduction(code))
+}
+
+/// A message that its topic would refuse, whatever batch it came in.
+pub(crate) fn too_large(bytes: usize, limit: usize, topic: &str) -> PublishError {
+    let message = format!(
+        "the message of {bytes} bytes is larger than the {limit} of max.message.bytes of topic {topic:?}; raise it, or make \
+         the message smaller"
+    );
+    PublishError::new(PublishErrorKind::Event, message)
+        .with_source(KafkaError::MessageProduction(Code::MessageSizeTooLarge))
 }
 
 /// A message whose delivery failed for a reason that is not its own.
@@ -66,10 +80,11 @@ pub(crate) fn environment(message: impl Into<std::borrow::Cow<'static, str>>) ->
     PublishError::new(PublishErrorKind::Environment, message)
 }
 
-fn advice(code: Code, topic: &str) -> String {
+/// What a code means for whoever wants to write to a topic.
+pub(crate) fn advice(code: Code, topic: &str) -> String {
     match code {
         Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
-            format!("topic {topic:?} does not exist; create it, or let the broker create topics")
+            format!("topic {topic:?} does not exist; create it, or choose another TopicPolicy")
         }
         Code::InvalidTopic => format!("{topic:?} is no topic name"),
         Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {

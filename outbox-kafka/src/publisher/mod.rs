@@ -1,31 +1,41 @@
 //! Messages to Kafka, in order per key, acknowledged by all replicas in sync.
 
+mod builder;
 mod capacity;
+mod catalogue;
 mod delivery;
 mod failure;
+mod flights;
+mod isolated;
 mod producer;
 mod reach;
+mod reports;
+mod seat;
 mod shared;
 mod stream;
+mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use outbox_core::{
     event::Lane,
-    publisher::{LaneStream, PublishError, PublishErrorKind, Publisher, PublisherCapabilities},
+    publisher::{LaneStream, PublishError, Publisher, PublisherCapabilities},
 };
 
-use self::{capacity::Capacity, shared::Shared, stream::KafkaStream};
-use crate::{
-    settings::{PRODUCER_GUARDS, Settings},
-    topics::{self, TopicSpec},
-};
+pub use self::builder::KafkaPublisherBuilder;
+pub(crate) use self::{catalogue::Found, failure::advice};
+use self::{isolated::IsolatedStream, shared::Shared, stream::KafkaStream};
+use crate::topics::{self, TopicSpec};
+#[cfg(doc)]
+use {crate::topics::TopicPolicy, outbox_core::publisher::PublishErrorKind};
 
 /// Sends messages to Kafka.
 ///
 /// Clones share one idempotent producer, created on first use. It keeps the order of a key also when a message fails:
-/// the producer is then purged and replaced before anything else is sent.
+/// the producer is then purged and replaced before anything else is sent. What was refused is sent again through a
+/// second, isolating producer ([`Publisher::open_isolated`]).
 ///
 /// # What is kept
 /// * Messages of one key go to one partition, the one a Java client would choose, in order. A topic that gains
@@ -38,13 +48,18 @@ use crate::{
 /// The broker refuses batches. The first message of each key in a refused batch is reported as
 /// [`PublishErrorKind::Suspect`], or as [`PublishErrorKind::Event`] if it was alone in the batch, and those behind it as
 /// aborted. What else was on its way is given up with [`PublishErrorKind::Environment`], and some of it may have been
-/// written. A message larger than the producer's own `message.max.bytes` is [`PublishErrorKind::Event`] and costs nobody
-/// else anything.
+/// written. A message larger than the topic's `max.message.bytes`, where that can be read, or than the producer's own
+/// `message.max.bytes`, is [`PublishErrorKind::Event`] and costs nobody else anything. Through an isolated stream a
+/// refusal is [`PublishErrorKind::Event`] always.
+///
+/// # Topics
+/// A topic is looked up when it is first written to; its messages wait for that, those of other topics do not. A topic
+/// that does not exist, or may not be written to, fails its messages with [`PublishErrorKind::Environment`]; see
+/// [`TopicPolicy`].
 ///
 /// # While no broker can be reached
 /// What was accepted waits; [`LaneStream::reserve`] fails with [`PublishErrorKind::Environment`] after up to five
-/// seconds. Messages for a topic that does not exist fail after 30 seconds (`topic.metadata.propagation.max.ms`), later
-/// ones at once.
+/// seconds.
 ///
 /// Dropping the last clone and stream gives up what is on its way; call [`Publisher::shut_down`] first. A publisher may
 /// be used again after that.
@@ -77,7 +92,9 @@ impl KafkaPublisher {
     /// [`PublishErrorKind::Environment`] when the cluster does not answer or the topics do not become ready;
     /// [`PublishErrorKind::Configuration`] when a topic is refused, saying why.
     pub async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), PublishError> {
-        topics::ensure(&self.shared.config, topics).await
+        topics::ensure(&self.shared.admin, topics).await?;
+        join_all(topics.iter().map(|topic| self.shared.learn(topic.name()))).await;
+        Ok(())
     }
 }
 
@@ -99,87 +116,14 @@ impl Publisher for KafkaPublisher {
         Ok(Box::new(KafkaStream::new(self.shared.clone())))
     }
 
+    /// Creates nothing: the isolating producer comes with the first reservation, and goes when it was not needed for half
+    /// a minute. It writes without idempotence, one message at a time per lane, so that a refusal touches nothing else;
+    /// a message whose acknowledgement was lost may be written twice.
+    async fn open_isolated(&self, _lane: Lane) -> Result<Box<dyn LaneStream>, PublishError> {
+        Ok(Box::new(IsolatedStream::new(self.shared.clone())))
+    }
+
     async fn shut_down(&self, grace: Duration) -> bool {
         self.shared.shut_down(grace).await
-    }
-}
-
-/// Configures a [`KafkaPublisher`].
-///
-/// Defaults that may be changed with [`KafkaPublisherBuilder::setting`]: `linger.ms=2`, `batch.size=1000000`,
-/// `message.max.bytes=8388608` (the broker decides), `reconnect.backoff.max.ms=500`, `partitioner=murmur2_random`;
-/// everything else as in librdkafka.
-#[derive(Debug, Clone)]
-pub struct KafkaPublisherBuilder {
-    servers: String,
-    settings: Settings,
-    messages: u32,
-    bytes: u32,
-}
-
-impl KafkaPublisherBuilder {
-    fn new(servers: String) -> Self {
-        let mut settings = Settings::new(
-            PRODUCER_GUARDS,
-            &[
-                ("acks", "all"),
-                ("enable.idempotence", "true"),
-                ("enable.gapless.guarantee", "true"),
-                ("message.timeout.ms", "0"),
-                ("partitioner", "murmur2_random"),
-                ("linger.ms", "2"),
-                ("batch.size", "1000000"),
-                ("message.max.bytes", "8388608"),
-                ("reconnect.backoff.max.ms", "500"),
-                // Our own bound comes first, so that the queue is never full: a full queue would tear a batch apart.
-                ("queue.buffering.max.messages", "0"),
-                ("queue.buffering.max.kbytes", "2147483647"),
-            ],
-        );
-        settings.set("bootstrap.servers", &servers);
-        Self { servers, settings, messages: 20_000, bytes: 64 * 1024 * 1024 }
-    }
-
-    /// Sets any setting of librdkafka. `batch.size` should not exceed the smallest `max.message.bytes` of the topics
-    /// used: a batch that does is refused as a whole.
-    ///
-    /// Those that would lose or reorder messages are refused by [`KafkaPublisherBuilder::build`]: `acks` other than
-    /// all, `enable.idempotence` or `enable.gapless.guarantee` other than true, `message.timeout.ms` other than 0,
-    /// partitioners that do not go by the key, `queuing.strategy` other than fifo, `transactional.id`.
-    #[must_use]
-    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.settings.set(name, value);
-        self
-    }
-
-    /// Accepts a value of this setting that loses or reorders messages. Without idempotence or the gapless guarantee
-    /// the publisher declares that it does not keep order after a failure.
-    #[must_use]
-    pub fn allow_dangerous(mut self, name: impl Into<String>) -> Self {
-        self.settings.allow(name);
-        self
-    }
-
-    /// How much may be on its way, over all lanes. Defaults: 20,000 messages, 64 MiB of keys, bodies and headers. A
-    /// single batch that exceeds it is sent when nothing else is on its way.
-    #[must_use]
-    pub fn in_flight(mut self, messages: u32, bytes: u32) -> Self {
-        (self.messages, self.bytes) = (messages, bytes);
-        self
-    }
-
-    /// Checks the settings. Connects to nothing.
-    ///
-    /// # Errors
-    /// [`PublishErrorKind::Configuration`] naming a setting that is unknown, has no such value, or is dangerous.
-    pub fn build(self) -> Result<KafkaPublisher, PublishError> {
-        let config =
-            self.settings.client_config().map_err(|why| PublishError::new(PublishErrorKind::Configuration, why))?;
-        let ordered = ["enable.idempotence", "enable.gapless.guarantee", "message.timeout.ms", "partitioner"];
-        let keeps_order = ordered.iter().all(|name| self.settings.is_safe(name));
-        Ok(KafkaPublisher {
-            shared: Arc::new(Shared::new(self.servers, config, Capacity::new(self.messages, self.bytes))),
-            capabilities: PublisherCapabilities::full().with_keeps_order_after_failure(keeps_order),
-        })
     }
 }

@@ -4,33 +4,31 @@
 //! then a new one may send. Otherwise what the old one still holds could be written behind what the new one sends.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     thread,
     time::{Duration, Instant},
 };
 
-use outbox_core::publisher::{Message, Outcome};
+use outbox_core::publisher::{Outcome, PublishError};
 use rdkafka::{
-    ClientConfig, ClientContext, Message as _,
-    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    ClientConfig,
+    config::FromClientConfigAndContext,
     error::{KafkaError, KafkaResult},
-    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig},
+    producer::{BaseProducer, BaseRecord, Producer, PurgeConfig},
     types::RDKafkaErrorCode as Code,
 };
 
 use super::{
-    delivery::{Batch, lock},
+    delivery::{Batch, Body, Line, lock},
     failure,
-    reach::{Reach, Reachability},
-    shared::Shared,
+    flights::MOST,
+    reports::{Manner, Reports},
+    seat::Seat,
 };
-use crate::{client_log::ClientLog, headers};
+use crate::headers;
 
-/// How long one poll takes: the most by which the end of a producer is delayed.
+/// How long one poll takes: the most by which the end of a producer is delayed, and the outcomes of a batch that is
+/// delivered in part.
 const POLL: Duration = Duration::from_millis(50);
 
 /// How long the reports of a purged producer are waited for. They come at once; some were seen never to come.
@@ -39,75 +37,127 @@ const REPORTS: Duration = Duration::from_secs(5);
 /// How long the broker's answers to what was sent already are waited for before they are given up.
 const ACKNOWLEDGEMENTS: Duration = Duration::from_millis(500);
 
+/// How long an isolating producer is kept when it has nothing to do: refusals are rare, and come in groups.
+const IDLE: Duration = Duration::from_secs(30);
+
 /// A producer and what it still owes.
 pub(crate) struct Generation {
     producer: BaseProducer<Reports>,
 }
 
+/// What to do with a message before it is queued.
+pub(crate) enum Gate {
+    /// Queue it.
+    Go(Body),
+    /// Leave it out: it is kept elsewhere.
+    Kept,
+    /// It fails.
+    Refused(PublishError),
+}
+
 impl Generation {
     /// Creates a producer. Blocks while librdkafka starts its threads.
-    pub(crate) fn create(config: &ClientConfig, reach: Arc<Reachability>) -> KafkaResult<Arc<Self>> {
-        let reports =
-            Reports { flights: Mutex::default(), broken: AtomicBool::new(false), reach, log: ClientLog::default() };
+    pub(crate) fn create(config: &ClientConfig, reports: Reports) -> KafkaResult<Arc<Self>> {
         Ok(Arc::new(Self { producer: BaseProducer::from_config_and_context(config, reports)? }))
     }
 
-    /// Serves the producer until it fails, `shared` wants it to end, or `shared` is gone. Then ends it.
-    pub(crate) fn serve(self: Arc<Self>, shared: Weak<Shared>) -> std::io::Result<()> {
+    /// Serves the producer until it fails, `seat` wants it to end, or `seat` is gone. Then ends it.
+    pub(crate) fn serve(self: Arc<Self>, seat: Weak<Seat>) -> std::io::Result<()> {
         thread::Builder::new().name("outbox-kafka".to_owned()).spawn(move || {
-            while !self.is_over(&shared) {
+            let mut busy = Instant::now();
+            while !self.is_over(&seat) {
                 self.producer.poll(POLL);
+                self.reports().hand_over();
+                if !self.owes_nothing() || self.reports().manner == Manner::Together {
+                    busy = Instant::now();
+                } else if busy.elapsed() >= IDLE
+                    && let Some(seat) = seat.upgrade()
+                {
+                    seat.retire();
+                }
             }
-            if let Some(shared) = shared.upgrade() {
-                shared.close_to_senders();
+            if let Some(seat) = seat.upgrade() {
+                seat.close_to_senders();
             }
-            let in_time = self.is_broken() || self.owes_nothing();
+            let in_time = self.reports().is_broken() || self.owes_nothing();
             self.give_up();
+            let too_large = self.reports().judge();
             drop(self);
-            if let Some(shared) = shared.upgrade() {
-                shared.open_to_senders(in_time);
+            if let Some(seat) = seat.upgrade() {
+                seat.learn(&too_large);
+                seat.open_to_senders(in_time);
             }
         })?;
         Ok(())
     }
 
-    /// Queues all messages of a batch in order. What cannot be queued is resolved, and so is what comes behind it.
-    pub(crate) fn send(&self, batch: &Arc<Batch>, messages: &[Message]) {
-        if messages.is_empty() {
+    /// Queues these messages of a batch in order, each if `gate` lets it go. What fails is resolved, and so is what comes
+    /// behind it of its key.
+    pub(crate) fn send(
+        &self,
+        batch: &Arc<Batch>,
+        indices: impl ExactSizeIterator<Item = usize> + Clone,
+        bodies: impl IntoIterator<Item = Body>,
+        mut gate: impl FnMut(usize, Body) -> Gate,
+    ) {
+        if indices.len() == 0 {
             return;
         }
-        let first = lock(&self.reports().flights).add(batch);
-        for (index, message) in messages.iter().enumerate() {
-            if batch.is_broken(index) {
-                batch.resolve(index, Outcome::Aborted);
-            } else if let Err(error) = self.queue(message, first.wrapping_add(index)) {
-                let fatal = error.rdkafka_error_code() == Some(Code::Fatal);
-                if fatal {
-                    self.reports().break_off();
+        let first = lock(&self.reports().flights).begin(batch, indices.clone());
+        let mut left_out = Vec::new();
+        let mut stuck = false;
+        let mut topic = "";
+        for (index, body) in indices.zip(bodies) {
+            let line = batch.line(index);
+            let failed = if batch.is_broken(index) {
+                None
+            } else {
+                match gate(index, body) {
+                    Gate::Kept => {
+                        left_out.push(index);
+                        continue;
+                    }
+                    Gate::Refused(error) => Some(error),
+                    Gate::Go(_) if stuck || index >= MOST => {
+                        Some(failure::environment("an earlier message could not be queued"))
+                    }
+                    Gate::Go(body) => match self.queue(line, &body, first | index, &mut topic) {
+                        Ok(()) => continue,
+                        Err(error) => {
+                            let code = error.rdkafka_error_code();
+                            stuck = matches!(code, Some(Code::Fatal | Code::QueueFull));
+                            if code == Some(Code::Fatal) {
+                                self.reports().break_off();
+                            }
+                            Some(failure::at_enqueue(error, &line.topic, line.bytes))
+                        }
+                    },
                 }
-                let stuck = fatal || error.rdkafka_error_code() == Some(Code::QueueFull);
-                let error = failure::at_enqueue(error, &message.topic, message.bytes());
-                batch.resolve(index, Outcome::Failed(error));
-                if stuck {
-                    batch.fail_from(index + 1, || failure::environment("an earlier message could not be queued"));
-                    break;
-                }
-            }
+            };
+            left_out.push(index);
+            batch.resolve(index, failed.map_or(Outcome::Aborted, Outcome::Failed));
         }
-        lock(&self.reports().flights).remove_complete(first);
+        if !left_out.is_empty() {
+            lock(&self.reports().flights).withdraw(first, &left_out);
+            batch.wake();
+        }
     }
 
-    fn queue(&self, message: &Message, number: usize) -> Result<(), KafkaError> {
+    /// `checked`: the last topic whose name was found to be one.
+    fn queue<'a>(&self, line: &'a Line, body: &Body, number: usize, checked: &mut &'a str) -> Result<(), KafkaError> {
         // librdkafka would ask the cluster for such a topic, again and again, and then call it unknown.
-        if !is_topic_name(&message.topic) {
-            return Err(KafkaError::MessageProduction(Code::InvalidTopic));
+        if **checked != *line.topic {
+            if !is_topic_name(&line.topic) {
+                return Err(KafkaError::MessageProduction(Code::InvalidTopic));
+            }
+            *checked = &line.topic;
         }
-        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&message.topic, number).key(&message.key[..]);
-        if let Some(payload) = &message.payload {
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&line.topic, number).key(&line.key[..]);
+        if let Some(payload) = &body.payload {
             record = record.payload(&payload[..]);
         }
-        if !message.headers.is_empty() {
-            record = record.headers(headers::to_kafka(&message.headers));
+        if !body.headers.is_empty() {
+            record = record.headers(headers::to_kafka(&body.headers));
         }
         self.producer.send(record).map_err(|(error, _)| error)
     }
@@ -117,26 +167,25 @@ impl Generation {
         self.producer.client().fetch_metadata(None, timeout).map(drop)
     }
 
-    fn is_over(&self, shared: &Weak<Shared>) -> bool {
-        let Some(shared) = shared.upgrade() else { return true };
-        let drained = |deadline| self.owes_nothing() || Instant::now() >= deadline;
-        self.is_broken() || shared.deadline().is_some_and(drained)
+    pub(crate) fn is_broken(&self) -> bool {
+        self.reports().is_broken()
     }
 
-    /// Whether it failed and will be replaced.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.reports().broken.load(Ordering::Acquire)
+    fn is_over(&self, seat: &Weak<Seat>) -> bool {
+        let Some(seat) = seat.upgrade() else { return true };
+        let drained = |deadline| self.owes_nothing() || Instant::now() >= deadline;
+        self.is_broken() || seat.deadline().is_some_and(drained)
     }
 
     /// Whether every message has its outcome.
     fn owes_nothing(&self) -> bool {
-        lock(&self.reports().flights).batches.is_empty()
+        lock(&self.reports().flights).under_way() == 0
     }
 
-    /// Purges until every message has an outcome, and makes one up for those whose report never comes.
+    /// Purges until every message was reported, or for as long as reports are worth waiting for.
     fn give_up(&self) {
         let begun = Instant::now();
-        loop {
+        while !self.owes_nothing() && begun.elapsed() < REPORTS {
             let mut what = PurgeConfig::default().queue();
             // What a broken producer has sent already is usually acknowledged or refused at once, and a true outcome
             // saves a duplicate.
@@ -145,17 +194,6 @@ impl Generation {
             }
             self.producer.purge(what);
             self.producer.poll(POLL);
-            if lock(&self.reports().flights).awaits_no_report() || begun.elapsed() >= REPORTS {
-                break;
-            }
-        }
-        self.reports().judge();
-        let left = std::mem::take(&mut lock(&self.reports().flights).batches);
-        for batch in left.values() {
-            for index in (0..batch.len()).filter(|index| batch.is_open(*index)) {
-                let unknown = "the producer ended without a report; the message may have been written";
-                batch.resolve(index, Outcome::Failed(failure::environment(unknown)));
-            }
         }
     }
 
@@ -165,131 +203,7 @@ impl Generation {
 }
 
 /// Kafka's rule: 1 to 249 of letters, digits, `.`, `_` and `-`, not `.` or `..`.
-fn is_topic_name(name: &str) -> bool {
+pub(crate) fn is_topic_name(name: &str) -> bool {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     (1..=249).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(legal)
-}
-
-/// Takes the delivery reports of one producer.
-pub(crate) struct Reports {
-    flights: Mutex<Flights>,
-    broken: AtomicBool,
-    reach: Arc<Reachability>,
-    log: ClientLog,
-}
-
-/// The batches on their way. Each message has a number, which librdkafka carries; a batch has consecutive ones.
-#[derive(Default)]
-struct Flights {
-    next: usize,
-    batches: BTreeMap<usize, Arc<Batch>>,
-    failed: Vec<Failed>,
-}
-
-/// A message that failed together with its producer. Its outcome waits until all reports are in, for two reasons: who
-/// sends again has to find the next producer, not this one; and all messages of a refused batch are reported, so one that
-/// is the only one of its partition was alone and is at fault itself.
-struct Failed {
-    batch: Arc<Batch>,
-    index: usize,
-    partition: i32,
-    code: Code,
-}
-
-impl Flights {
-    fn add(&mut self, batch: &Arc<Batch>) -> usize {
-        let first = if self.next.checked_add(batch.len()).is_some() { self.next } else { 0 };
-        self.next = first + batch.len();
-        self.batches.insert(first, batch.clone());
-        first
-    }
-
-    fn find(&self, number: usize) -> Option<(usize, &Arc<Batch>)> {
-        let (first, batch) = self.batches.range(..=number).next_back()?;
-        (number - first < batch.len()).then_some((*first, batch))
-    }
-
-    fn remove_complete(&mut self, first: usize) {
-        if self.batches.get(&first).is_some_and(|batch| batch.open() == 0) {
-            self.batches.remove(&first);
-        }
-    }
-
-    fn awaits_no_report(&self) -> bool {
-        let open: usize = self.batches.values().map(|batch| batch.open()).sum();
-        open <= self.failed.len()
-    }
-}
-
-impl Reports {
-    /// Gives every failed message its outcome. Of each key's refused messages the first is blamed, and those behind it
-    /// were certainly not written.
-    fn judge(&self) {
-        let failed = std::mem::take(&mut lock(&self.flights).failed);
-        let mut refused = BTreeMap::<(Arc<str>, i32), usize>::new();
-        for Failed { batch, index, partition, code } in &failed {
-            if failure::is_refusal(*code) {
-                *refused.entry((batch.place(*index).topic.clone(), *partition)).or_default() += 1;
-            }
-        }
-        let mut blamed = HashSet::new();
-        for Failed { batch, index, partition, code } in failed {
-            let place = batch.place(index);
-            let outcome = if !failure::is_refusal(code) {
-                Outcome::Failed(failure::failed(code, &place.topic))
-            } else if blamed.insert(place.clone()) {
-                let alone = refused.get(&(place.topic.clone(), partition)) == Some(&1);
-                Outcome::Failed(failure::refused(code, alone, &place.topic))
-            } else {
-                Outcome::Aborted
-            };
-            batch.resolve(index, outcome);
-        }
-    }
-
-    fn break_off(&self) {
-        self.broken.store(true, Ordering::Release);
-    }
-}
-
-impl ProducerContext for Reports {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
-        let found = lock(&self.flights).find(number).map(|(first, batch)| (first, batch.clone()));
-        let Some((first, batch)) = found else { return };
-        let index = number - first;
-        match result {
-            Ok(_) => {
-                self.reach.set(Reach::Up);
-                batch.resolve(index, Outcome::Delivered);
-            }
-            Err((error, message)) => {
-                let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-                if !failure::is_of_topic(code) {
-                    self.break_off();
-                    let failed = Failed { batch, index, partition: message.partition(), code };
-                    lock(&self.flights).failed.push(failed);
-                    return;
-                }
-                batch.resolve(index, Outcome::Failed(failure::failed(code, &batch.place(index).topic)));
-            }
-        }
-        lock(&self.flights).remove_complete(first);
-    }
-}
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.log.line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(Code::Fatal | Code::GaplessGuarantee) => self.break_off(),
-            Some(Code::AllBrokersDown) => self.reach.set(Reach::Down),
-            _ => {}
-        }
-        self.log.warn(&error.to_string(), reason);
-    }
 }

@@ -38,8 +38,8 @@ struct KafkaPermit {
 
 impl Permit for KafkaPermit {
     fn send(self: Box<Self>, messages: Vec<Message>) -> Box<dyn Delivery> {
-        let batch = Batch::new(&messages, self.broken, self.held);
-        self.shared.send(&batch, &messages);
+        let (batch, bodies) = Batch::new(messages, self.broken, Some(self.held));
+        self.shared.send(&batch, bodies);
         Box::new(KafkaDelivery(batch))
     }
 }

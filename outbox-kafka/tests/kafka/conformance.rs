@@ -15,6 +15,7 @@ use outbox_kafka::{publisher::KafkaPublisher, source::KafkaSource};
 use crate::{
     reading::publish,
     support::{Topic, all_delivered, open, send, stuffed},
+    upheaval,
 };
 
 outbox_core::publisher_suite!(publisher, PublishingTo::fresh_topic);
@@ -49,14 +50,7 @@ impl PublisherHarness for PublishingTo {
 
     async fn written(&self, key: &Bytes, _last: &Bytes) -> Vec<Message> {
         // The last one was acknowledged before anybody asked for it.
-        let of_key = self.topic.read().await.into_iter().filter(|record| record.key.as_deref() == Some(&key[..]));
-        let message = |record: crate::support::Written| Message {
-            topic: self.topic.name.clone(),
-            key: record.key.unwrap_or_default().into(),
-            payload: record.payload.map(Bytes::from),
-            headers: record.headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
-        };
-        of_key.map(message).collect()
+        self.topic.messages(key).await
     }
 
     fn capacity(&self) -> Option<usize> {
@@ -105,5 +99,13 @@ impl SourceHarness for ReadingFrom {
         let message = Message { payload: Some(payload), ..self.topic.message("key", 0) };
         let publisher = self.topic.publisher().build().expect("settings");
         all_delivered(send(open(&publisher).await.as_mut(), vec![message]).await.as_mut()).await;
+    }
+
+    async fn recreate(&self) {
+        upheaval::recreate(&self.topic, 1).await;
+    }
+
+    async fn expire(&self) {
+        upheaval::expire(&self.topic, 1).await;
     }
 }

@@ -9,7 +9,7 @@ use outbox_core::{
     publisher::Message,
     source::{EventSource, Partition, SourceErrorKind, SourceEvent, SourcePosition},
 };
-use outbox_kafka::source::KafkaSource;
+use outbox_kafka::source::{KafkaSource, KafkaSourceBuilder};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
@@ -48,11 +48,17 @@ struct Member {
 struct State {
     owned: BTreeSet<Partition>,
     seen: BTreeSet<usize>,
+    /// Every coming and going of partitions.
+    rebalances: Vec<String>,
 }
 
 impl Member {
     fn start(topic: &Topic, group: &str) -> Self {
-        let source = source(topic, group).batch(10).build().expect("settings");
+        Self::with(source(topic, group))
+    }
+
+    fn with(source: KafkaSourceBuilder) -> Self {
+        let source = source.batch(10).build().expect("settings");
         let (notes, state) = watch::channel(State::default());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(work(source, notes, stopped));
@@ -77,18 +83,20 @@ async fn work(mut source: KafkaSource, notes: watch::Sender<State>, mut stopped:
         };
         match event {
             SourceEvent::Assigned(partitions) => {
+                notes.send_modify(|state| state.rebalances.push(format!("assigned {partitions:?}")));
                 for partition in partitions {
-                    match source.start(&partition, None).await {
-                        Ok(()) => notes.send_modify(|state| {
+                    if started(&mut source, &partition).await {
+                        notes.send_modify(|state| {
                             state.owned.insert(partition);
-                        }),
-                        // It was taken away again before it was started.
-                        Err(error) => assert_eq!(error.kind(), SourceErrorKind::Revoked, "{error}"),
+                        });
                     }
                 }
             }
             SourceEvent::Revoked(partitions) => {
-                notes.send_modify(|state| state.owned.retain(|owned| !partitions.contains(owned)));
+                notes.send_modify(|state| {
+                    state.rebalances.push(format!("revoked {partitions:?}"));
+                    state.owned.retain(|owned| !partitions.contains(owned));
+                });
             }
             SourceEvent::Batch(batch) => {
                 assert!(notes.borrow().owned.contains(&batch.partition), "only of what it owns");
@@ -101,6 +109,20 @@ async fn work(mut source: KafkaSource, notes: watch::Sender<State>, mut stopped:
             _ => {}
         }
     }
+}
+
+/// `false`: it was taken away again before it was started.
+async fn started(source: &mut KafkaSource, partition: &Partition) -> bool {
+    within("a start", async {
+        loop {
+            match source.start(partition, None).await {
+                Ok(()) => return true,
+                Err(error) if error.kind() == SourceErrorKind::Revoked => return false,
+                Err(error) => assert_eq!(error.kind(), SourceErrorKind::Unavailable, "{error}"),
+            }
+        }
+    })
+    .await
 }
 
 /// Waits until what two members noted is so.
@@ -117,17 +139,19 @@ async fn until(what: &str, members: [&mut Member; 2], so: impl Fn(&State, &State
     .await;
 }
 
+/// Messages with keys of their own, so that every partition has some.
+fn spread(topic: &Topic, numbers: std::ops::Range<usize>) -> Vec<Message> {
+    let messages = events(topic, numbers).into_iter().enumerate();
+    messages.map(|(n, (_, m))| Message { key: n.to_string().into(), ..m }).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_member_takes_over_partitions_and_nothing_is_missing() {
     const PARTITIONS: usize = 6;
     const COUNT: usize = 400;
     let topic = Topic::new(6).await;
     let group = test_services::unique("group");
-    let spread = |numbers: std::ops::Range<usize>| {
-        // Keys of their own, so that every partition has some.
-        let messages = events(&topic, numbers).into_iter().enumerate();
-        messages.map(|(n, (_, m))| Message { key: n.to_string().into(), ..m }).collect()
-    };
+    let spread = |numbers| spread(&topic, numbers);
     publish(&topic, spread(0..COUNT)).await;
     let mut first = Member::start(&topic, &group);
     within("the first member", first.state.wait_for(|s| s.owned.len() == PARTITIONS && !s.seen.is_empty()))
@@ -164,4 +188,115 @@ async fn a_dropped_source_leaves_its_group_at_once() {
     let mut second = source(&topic, &group).build().expect("settings");
     let taken = tokio::time::timeout(Duration::from_secs(30), assigned(&mut second)).await;
     assert_eq!(taken.expect("before the session times out"), partitions);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_in_flight_when_its_partition_moves_comes_again_elsewhere() {
+    const COUNT: usize = 60;
+    let topic = Topic::new(2).await;
+    let group = test_services::unique("group");
+    publish(&topic, spread(&topic, 0..COUNT)).await;
+    let mut first = source(&topic, &group).batch(10).build().expect("settings");
+    let mut in_flight = BTreeMap::new();
+    while in_flight.len() < 2 {
+        let batch = batch(&mut first, &BTreeMap::new()).await;
+        in_flight.entry(batch.partition.clone()).or_insert(batch);
+    }
+
+    // The first one is busy with its batches, and its partitions are given away all the same.
+    let mut second = Member::start(&topic, &group);
+    within("a partition of its own", second.state.wait_for(|state| !state.owned.is_empty())).await.expect("it works");
+    let moved = second.owned().into_iter().next().expect("a partition");
+    let moved_batch = in_flight.remove(&moved).expect("a batch of it was in flight");
+    let late = first.commit(&moved, &moved_batch.position).await.expect_err("it belongs to the second");
+    assert_eq!(late.kind(), SourceErrorKind::Revoked, "{late}");
+    let again: BTreeSet<usize> = moved_batch.records.iter().map(number).collect();
+    within("the batch again", second.state.wait_for(|state| state.seen.is_superset(&again))).await.expect("it works");
+
+    let (kept, batch) = in_flight.pop_first().expect("the other one stayed");
+    within("the commit of what stayed", async {
+        // In the middle of the rebalance the broker may put it off.
+        while let Err(error) = first.commit(&kept, &batch.position).await {
+            assert_eq!(error.kind(), SourceErrorKind::Unavailable, "{error}");
+        }
+    })
+    .await;
+    within("close", first.close()).await.expect("close");
+    within("both", second.state.wait_for(|state| state.owned.len() == 2)).await.expect("it works");
+    let committed: BTreeSet<usize> = batch.records.iter().map(number).collect();
+    let rest = COUNT - committed.len();
+    within("the rest", second.state.wait_for(|state| state.seen.len() >= rest)).await.expect("it works");
+    let second_saw = second.state.borrow().seen.clone();
+    assert_eq!(second_saw.len(), rest, "and nothing that was committed");
+    assert!(second_saw.is_disjoint(&committed));
+    within("close", second.stop().await.close()).await.expect("close");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_missing_while_members_come_and_go() {
+    const ROUNDS: usize = 3;
+    const EACH: usize = 120;
+    let topic = Topic::new(6).await;
+    let group = test_services::unique("group");
+    let mut seen = BTreeSet::new();
+    let mut members = vec![Member::start(&topic, &group)];
+    for round in 0..ROUNDS {
+        publish(&topic, spread(&topic, round * EACH..(round + 1) * EACH)).await;
+        let mut new = Member::start(&topic, &group);
+        within("the new member's share", new.state.wait_for(|s| !s.owned.is_empty())).await.expect("it works");
+        members.push(new);
+        if round % 2 == 0 {
+            let old = members.remove(0);
+            seen.extend(old.state.borrow().seen.iter().copied());
+            let state = old.state.clone();
+            drop(old.stop().await);
+            seen.extend(state.borrow().seen.iter().copied());
+        }
+    }
+    let mut last = members.pop().expect("some are left");
+    for member in members {
+        let state = member.state.clone();
+        within("close", member.stop().await.close()).await.expect("close");
+        seen.extend(state.borrow().seen.iter().copied());
+    }
+    let all = |state: &State| seen.union(&state.seen).count() == ROUNDS * EACH;
+    within("every event", last.state.wait_for(all)).await.expect("it works");
+    within("close", last.stop().await.close()).await.expect("close");
+}
+
+/// On one thread, which the handler blocks: nothing else of the application runs.
+#[tokio::test]
+async fn a_handler_slower_than_the_longest_poll_interval_keeps_its_partitions() {
+    const LONGEST: Duration = Duration::from_secs(6);
+    let topic = Topic::new(1).await;
+    let group = test_services::unique("group");
+    publish(&topic, spread(&topic, 0..20)).await;
+    let longest = LONGEST.as_millis().to_string();
+    let strict =
+        source(&topic, &group).setting("max.poll.interval.ms", &longest).setting("session.timeout.ms", longest);
+    let mut source = strict.batch(10).build().expect("settings");
+    let slow = batch(&mut source, &BTreeMap::new()).await;
+    // Time is what this test is about.
+    std::thread::sleep(LONGEST + LONGEST / 3);
+    source.commit(&slow.partition, &slow.position).await.expect("it is still a member");
+    match within("more", source.next()).await.expect("next") {
+        SourceEvent::Batch(next) => assert_eq!(number(&next.records[0]), slow.records.len()),
+        other => panic!("it was expelled: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_static_member_that_restarts_finds_its_partitions_and_disturbs_nobody() {
+    let topic = Topic::new(4).await;
+    let group = test_services::unique("group");
+    let named = |name: &str| source(&topic, &group).setting("group.instance.id", name);
+    let (mut a, mut b) = (Member::with(named("a")), Member::with(named("b")));
+    until("two partitions each", [&mut a, &mut b], |a, b| a.owned.len() == 2 && b.owned.len() == 2).await;
+    let (before, owned) = (a.state.borrow().rebalances.clone(), b.owned());
+    within("close", b.stop().await.close()).await.expect("close");
+    let mut b = Member::with(named("b"));
+    within("its partitions", b.state.wait_for(|state| state.owned == owned)).await.expect("it works");
+    publish(&topic, spread(&topic, 0..100)).await;
+    until("every event", [&mut a, &mut b], |a, b| a.seen.len() + b.seen.len() == 100).await;
+    assert_eq!(a.state.borrow().rebalances, before, "the other one noticed nothing");
 }

@@ -3,8 +3,15 @@
 
 mod conformance;
 mod failing;
+mod frozen;
 mod group;
+mod isolating;
+mod lane;
+mod limits;
 mod publishing;
 mod reading;
+mod refusals;
 mod support;
+mod topics;
 mod unreachable;
+mod upheaval;

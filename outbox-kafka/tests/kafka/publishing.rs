@@ -81,10 +81,20 @@ async fn a_published_event_is_the_seeds_envelope_byte_by_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_thousand_messages_of_a_key_pass_tiny_room_in_place() {
+    let topic = Topic::new(3).await;
+    pass_in_place(&topic, &topic.publisher().in_flight(7, 100).build().expect("settings")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_thousand_messages_of_a_key_pass_a_tiny_queue_in_place() {
     let topic = Topic::new(3).await;
-    let publisher = topic.publisher().in_flight(7, 100).build().expect("settings");
-    let mut stream = open(&publisher).await;
+    let publisher = topic.publisher().setting("queue.buffering.max.messages", "10").build().expect("settings");
+    pass_in_place(&topic, &publisher).await;
+}
+
+async fn pass_in_place(topic: &Topic, publisher: &KafkaPublisher) {
+    let mut stream = open(publisher).await;
     let numbers: Vec<usize> = (0..3_000).collect();
     let mut waiting = Vec::new();
     for chunk in numbers.chunks(5) {

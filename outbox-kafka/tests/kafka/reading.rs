@@ -19,7 +19,8 @@ use rdkafka::{
 use crate::support::{PATIENCE, Topic, all_delivered, open, send, within};
 
 pub(crate) fn source(topic: &Topic, group: &str) -> KafkaSourceBuilder {
-    KafkaSource::builder(&topic.servers, group, [&*topic.name])
+    // Members learn of a rebalance with their next heartbeat.
+    KafkaSource::builder(&topic.servers, group, [&*topic.name]).setting("heartbeat.interval.ms", "200")
 }
 
 /// Messages of events numbered so, spread over some keys.
@@ -128,7 +129,9 @@ async fn a_start_goes_on_exactly_behind_its_position() {
     let mut first = source(&topic, &group).batch(10).build().expect("settings");
     let some = batch(&mut first, &BTreeMap::new()).await;
     let seen = some.records.len();
-    assert_eq!(some.position.as_text(), seen.to_string(), "a position is the offset of the next record");
+    let Some(SourceRecord::Event(last)) = some.records.last() else { panic!("{:?}", some.records) };
+    let id = last.event.id;
+    assert_eq!(some.position.as_text(), format!("{seen}:{id}"), "the offset of the next record, and what the last was");
     assert!(some.partition.as_str().ends_with(&format!("/{}/0", topic.name)), "{}", some.partition);
     within("close", first.close()).await.expect("close");
 
@@ -152,9 +155,10 @@ async fn positions_outside_of_the_partition_are_refused() {
     publish(&topic, events(&topic, 0..3).into_iter().map(|(_, m)| m).collect()).await;
     let mut source = source(&topic, &test_services::unique("group")).build().expect("settings");
     let partition = assigned(&mut source).await.remove(0);
-    for bad in ["4", "-1", "x"] {
-        let refused = source.start(&partition, Some(&SourcePosition::from_text(bad))).await.expect_err(bad);
-        assert_eq!(refused.kind(), SourceErrorKind::BadPosition, "{bad}: {refused}");
+    let (bad, truncated) = (SourceErrorKind::BadPosition, SourceErrorKind::Truncated);
+    for (position, kind) in [("4", truncated), ("-1", bad), ("x", bad), ("3:x", bad)] {
+        let refused = source.start(&partition, Some(&SourcePosition::from_text(position))).await.expect_err(position);
+        assert_eq!(refused.kind(), kind, "{position}: {refused}");
     }
     source.start(&partition, Some(&SourcePosition::from_text("3"))).await.expect("the end is a position");
     let elsewhere = Partition::new("c/other/0");
@@ -205,6 +209,55 @@ async fn what_another_writer_of_the_envelope_wrote_is_decoded() {
     assert_eq!(received.origin, None);
     assert_eq!(received.event.event_type.as_str(), "TutorDeleted");
     assert_eq!(received.event.payload.as_deref(), Some(&br#"{"id": 7}"#[..]));
+}
+
+#[tokio::test]
+async fn batches_have_so_many_bytes_and_wait_to_be_full() {
+    const BYTES: usize = 3_000;
+    let topic = Topic::new(1).await;
+    let messages: Vec<Message> = events(&topic, 0..30).into_iter().map(|(_, m)| m).collect();
+    let size = |message: &Message| message.key.len() + message.payload.as_ref().map_or(0, Bytes::len);
+    let sizes: Vec<usize> = messages.iter().map(size).collect();
+    publish(&topic, messages).await;
+    let mut small = source(&topic, &test_services::unique("group")).batch_bytes(BYTES).build().expect("settings");
+    let mut count = 0;
+    while count < 30 {
+        let came = batch(&mut small, &BTreeMap::new()).await.records.len();
+        let bytes: usize = sizes[count..count + came].iter().sum();
+        assert!(bytes <= BYTES, "{came} records of {bytes} bytes");
+        count += came;
+    }
+
+    let patient = source(&topic, &test_services::unique("group")).batch(40).batch_wait(PATIENCE * 10);
+    let mut patient = patient.build().expect("settings");
+    let from_nowhere = BTreeMap::new();
+    let (came, ()) = tokio::join!(batch(&mut patient, &from_nowhere), async {
+        for (_, message) in events(&topic, 30..40) {
+            publish(&topic, vec![message]).await;
+        }
+    });
+    assert_eq!(came.records.len(), 40);
+}
+
+#[tokio::test]
+async fn where_nothing_was_committed_the_setting_says_where_to_begin() {
+    let topic = Topic::new(1).await;
+    publish(&topic, events(&topic, 0..3).into_iter().map(|(_, m)| m).collect()).await;
+    let with = |reset: &str| {
+        source(&topic, &test_services::unique("group")).setting("auto.offset.reset", reset).build().expect("settings")
+    };
+    let mut refusing = with("error");
+    let partition = assigned(&mut refusing).await.remove(0);
+    let refused = refusing.start(&partition, None).await.expect_err("nothing to go by");
+    assert_eq!(refused.kind(), SourceErrorKind::Configuration, "{refused}");
+    refusing.rewind(&partition).await.expect("the beginning is a choice too");
+    assert_eq!(number(&batch(&mut refusing, &BTreeMap::new()).await.records[0]), 0);
+
+    let mut latest = with("latest");
+    let partition = assigned(&mut latest).await.remove(0);
+    latest.start(&partition, None).await.expect("start");
+    publish(&topic, events(&topic, 3..4).into_iter().map(|(_, m)| m).collect()).await;
+    assert_eq!(number(&batch(&mut latest, &BTreeMap::new()).await.records[0]), 3);
 }
 
 #[tokio::test]

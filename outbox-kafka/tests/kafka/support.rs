@@ -65,6 +65,18 @@ impl Topic {
         tokio::task::spawn_blocking(move || read(&servers, &topic)).await.expect("a reader")
     }
 
+    /// A key's messages as they were sent, in the order they were written.
+    pub(crate) async fn messages(&self, key: &[u8]) -> Vec<Message> {
+        let of_key = self.read().await.into_iter().filter(|record| record.key.as_deref() == Some(key));
+        let message = |record: Written| Message {
+            topic: self.name.clone(),
+            key: record.key.unwrap_or_default().into(),
+            payload: record.payload.map(Bytes::from),
+            headers: record.headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        };
+        of_key.map(message).collect()
+    }
+
     /// The numbers that a key's messages carry, in the order they were written.
     pub(crate) async fn numbers(&self, key: &str) -> Vec<usize> {
         let written = self.read().await;
@@ -97,10 +109,11 @@ fn read(servers: &str, topic: &str) -> Vec<Written> {
         .expect("a consumer");
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
     let mut list = TopicPartitionList::new();
-    let mut count = 0;
+    let (mut count, mut ends) = (0, BTreeMap::new());
     for partition in metadata.topics()[0].partitions() {
         let (low, high) = consumer.fetch_watermarks(topic, partition.id(), PATIENCE).expect("watermarks");
         count += high - low;
+        ends.insert(partition.id(), high);
         list.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("offset");
     }
     consumer.assign(&list).expect("assign");
@@ -110,6 +123,10 @@ fn read(servers: &str, topic: &str) -> Vec<Written> {
         assert!(Instant::now() < deadline, "{} of {count} records in time", written.len());
         // On a busy machine connections break, which librdkafka mends.
         let Some(Ok(record)) = consumer.poll(Duration::from_secs(1)) else { continue };
+        // Others may go on writing, and one partition comes before another.
+        if record.offset() >= ends[&record.partition()] {
+            continue;
+        }
         let headers = record
             .headers()
             .map(|headers| headers.iter().map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec())).collect());

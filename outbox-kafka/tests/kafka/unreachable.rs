@@ -71,19 +71,48 @@ async fn what_was_accepted_waits_for_the_broker() {
 }
 
 #[tokio::test]
+async fn what_is_delivered_is_reported_while_the_rest_of_its_batch_waits() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    let [fine, stuck]: [Arc<str>; 2] = ["fine".into(), "stuck".into()];
+    for topic in [&fine, &stuck] {
+        cluster.create_topic(topic, 1, 1).expect("a topic");
+    }
+    let publisher = KafkaPublisher::builder(cluster.bootstrap_servers()).build().expect("settings");
+    // Both topics are known from now on.
+    let first = vec![message(&stuck, "one", 0), message(&fine, "one", 0)];
+    all_delivered(send(open(&publisher).await.as_mut(), first).await.as_mut()).await;
+    cluster.partition_leader("stuck", 0, None).expect("no leader");
+    let batch = vec![message(&stuck, "one", 0), message(&fine, "one", 1), message(&fine, "one", 2)];
+    let mut delivery = send(open(&publisher).await.as_mut(), batch).await;
+    let mut reported = Vec::new();
+    while reported.len() < 2 {
+        for (index, outcome) in within("an outcome", delivery.next()).await {
+            assert!(matches!(outcome, Outcome::Delivered), "{index}: {outcome:?}");
+            reported.push(index);
+        }
+    }
+    reported.sort_unstable();
+    assert_eq!(reported, [1, 2]);
+    cluster.partition_leader("stuck", 0, Some(1)).expect("a leader");
+    assert!(matches!(within("the last one", delivery.next()).await[..], [(0, Outcome::Delivered)]));
+}
+
+#[tokio::test]
 async fn a_shut_down_without_a_broker_gives_up_in_time() {
     let cluster = MockCluster::new(1).expect("a mock cluster");
     cluster.create_topic("mock", 1, 1).expect("a topic");
     let topic: Arc<str> = "mock".into();
     let publisher = KafkaPublisher::builder(cluster.bootstrap_servers()).build().expect("settings");
     let mut stream = open(&publisher).await;
+    all_delivered(send(stream.as_mut(), vec![message(&topic, "one", 0)]).await.as_mut()).await;
     let permit = stream.reserve(10, 100).await.expect("reserve");
     cluster.broker_down(-1).expect("down");
     let mut delivery = permit.send((0..10).map(|n| message(&topic, "one", n)).collect());
     assert!(!within("the end", publisher.shut_down(Duration::from_millis(300))).await, "nothing was reported in time");
     let given_up = outcomes(delivery.as_mut()).await;
     assert_eq!(given_up.len(), 10);
-    assert!(given_up.values().all(|o| failure(o) == Some(PublishErrorKind::Environment)), "{given_up:?}");
+    assert_eq!(failure(&given_up[&0]), Some(PublishErrorKind::Environment), "{given_up:?}");
+    assert!(given_up.values().all(|outcome| !matches!(outcome, Outcome::Delivered)), "{given_up:?}");
 }
 
 #[tokio::test]

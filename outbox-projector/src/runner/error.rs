@@ -39,7 +39,7 @@ impl ProjectorError {
     pub(super) fn if_lasting_source(error: SourceError) -> Result<SourceError, Self> {
         let (kind, message) = match error.kind() {
             SourceErrorKind::Unavailable | SourceErrorKind::Revoked => return Ok(error),
-            SourceErrorKind::BadPosition => (
+            kind if kind == SourceErrorKind::BadPosition || kind.is_lost_position() => (
                 ProjectorErrorKind::BadPosition,
                 "the source does not know the projection's position; it was recreated or restored: rebuild the \
                  projection, or set its position by hand",

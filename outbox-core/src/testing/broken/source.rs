@@ -3,11 +3,14 @@ use bytes::Bytes;
 
 use super::assert_caught;
 use crate::{
-    event::NewEvent,
+    event::{Headers, NewEvent},
     memory::{MemoryBroker, MemorySource},
     profile::{Profile, SeedEnvelope},
     publisher::Message,
-    source::{EventSource, Partition, SourceCapabilities, SourceError, SourceEvent, SourcePosition, SourceRecord},
+    source::{
+        EventSource, Partition, SourceCapabilities, SourceError, SourceErrorKind, SourceEvent, SourcePosition,
+        SourceRecord,
+    },
     testing::{
         Sequencer,
         source::{self as suite, SourceHarness},
@@ -33,6 +36,28 @@ enum Flaw {
     Reorders,
     /// Partitions are kept after the end.
     KeepsPartitions,
+    /// A second start of a partition does nothing.
+    StartsOnce,
+    /// A rewind goes behind the commit.
+    RewindsToTheCommit,
+    /// A position that fits no more is taken for the beginning.
+    StartsAnywhere,
+    /// What was committed of a topic that was created again is taken for a place in the new one.
+    TakesAnyCommit,
+    /// A partition that changed under it is started anew where it was, in silence.
+    GoesOnInSilence,
+    /// A position at the beginning of what retention left is refused.
+    WantsTheLastRecord,
+    /// Says nothing when it records nothing.
+    CommitsLate,
+    /// Delivers what was there when it was opened.
+    Deaf,
+    /// Headers are not handed on.
+    LosesHeaders,
+    /// What it took is lost when `next` is dropped.
+    LosesWhatItTook,
+    /// Any text is a position.
+    TakesAnyPosition,
 }
 
 struct Harness {
@@ -52,7 +77,8 @@ impl SourceHarness for Harness {
     type Source = Broken;
 
     async fn open(&self) -> Broken {
-        Broken { flaw: self.flaw, inner: Some(self.broker.source("suite", ["suite-events"], SeedEnvelope)) }
+        let inner = Some(self.broker.source("suite", ["suite-events"], SeedEnvelope));
+        Broken { flaw: self.flaw, inner, broker: self.broker.clone(), started: false, delivered: false }
     }
 
     async fn produce(&self, events: Vec<NewEvent>) {
@@ -65,11 +91,22 @@ impl SourceHarness for Harness {
         let (topic, key) = ("suite-events".into(), Bytes::from_static(b"key"));
         self.broker.write(Message { topic, key, payload: Some(payload), headers: Vec::new() });
     }
+
+    async fn recreate(&self) {
+        self.broker.recreate("suite-events");
+    }
+
+    async fn expire(&self) {
+        self.broker.expire("suite-events");
+    }
 }
 
 struct Broken {
     flaw: Flaw,
     inner: Option<MemorySource>,
+    broker: MemoryBroker,
+    started: bool,
+    delivered: bool,
 }
 
 impl Broken {
@@ -89,14 +126,26 @@ impl Drop for Broken {
 #[async_trait]
 impl EventSource for Broken {
     fn capabilities(&self) -> SourceCapabilities {
-        SourceCapabilities::new(true)
+        self.inner.as_ref().expect("not closed").capabilities()
     }
 
     async fn next(&mut self) -> Result<SourceEvent, SourceError> {
         let flaw = self.flaw;
+        if flaw == Flaw::Deaf && self.delivered {
+            return std::future::pending().await;
+        }
         loop {
             let mut event = self.inner().next().await?;
+            self.delivered |= matches!(event, SourceEvent::Batch(_));
             match (&mut event, flaw) {
+                (SourceEvent::Batch(_), Flaw::LosesWhatItTook) => tokio::task::yield_now().await,
+                (SourceEvent::Batch(batch), Flaw::LosesHeaders) => {
+                    for record in &mut batch.records {
+                        if let SourceRecord::Event(received) = record {
+                            received.event.headers = Headers::default();
+                        }
+                    }
+                }
                 (SourceEvent::Assigned(partitions), Flaw::Eager) => {
                     for partition in partitions.iter() {
                         self.inner().start(partition, None).await?;
@@ -104,6 +153,14 @@ impl EventSource for Broken {
                 }
                 (SourceEvent::Batch(batch), Flaw::CommitsOnDelivery) => {
                     self.inner().commit(&batch.partition, &batch.position).await?;
+                }
+                (SourceEvent::Revoked(_), Flaw::GoesOnInSilence) => {
+                    if let SourceEvent::Assigned(partitions) = self.inner().next().await? {
+                        for partition in &partitions {
+                            self.inner().rewind(partition).await?;
+                        }
+                    }
+                    continue;
                 }
                 (SourceEvent::Batch(batch), Flaw::Reorders) => batch.records.reverse(),
                 (SourceEvent::Batch(batch), Flaw::SkipsUndecodable) => {
@@ -119,15 +176,43 @@ impl EventSource for Broken {
     }
 
     async fn start(&mut self, partition: &Partition, after: Option<&SourcePosition>) -> Result<(), SourceError> {
+        if self.flaw == Flaw::StartsOnce && std::mem::replace(&mut self.started, true) {
+            return Ok(());
+        }
         let after = after.filter(|_| self.flaw != Flaw::IgnoresPositions);
-        self.inner().start(partition, after).await
+        if self.flaw == Flaw::WantsTheLastRecord && after.is_some() && self.broker.messages("suite-events").is_empty() {
+            return Err(SourceError::new(SourceErrorKind::Recreated, "the last record is gone"));
+        }
+        match self.inner().start(partition, after).await {
+            Err(error) if self.flaw == Flaw::TakesAnyPosition && error.kind() == SourceErrorKind::BadPosition => {
+                self.inner().rewind(partition).await
+            }
+            Err(error) if self.flaw == Flaw::TakesAnyCommit && error.kind().is_lost_position() => {
+                // Five were committed before the topic was created again, once.
+                self.inner().start(partition, Some(&SourcePosition::from_text("5/1"))).await
+            }
+            Err(error) if self.flaw == Flaw::StartsAnywhere && error.kind().is_lost_position() => {
+                self.inner().rewind(partition).await
+            }
+            result => result,
+        }
+    }
+
+    async fn rewind(&mut self, partition: &Partition) -> Result<(), SourceError> {
+        if self.flaw == Flaw::RewindsToTheCommit {
+            return self.inner().start(partition, None).await;
+        }
+        self.inner().rewind(partition).await
     }
 
     async fn commit(&mut self, partition: &Partition, position: &SourcePosition) -> Result<(), SourceError> {
         if self.flaw == Flaw::ForgetsCommits {
             return Ok(());
         }
-        self.inner().commit(partition, position).await
+        match self.inner().commit(partition, position).await {
+            Err(_) if self.flaw == Flaw::CommitsLate => Ok(()),
+            result => result,
+        }
     }
 
     async fn pause(&mut self, partition: &Partition) -> Result<(), SourceError> {
@@ -190,4 +275,83 @@ async fn a_source_that_reorders_is_caught() {
 async fn a_source_that_keeps_its_partitions_is_caught() {
     let harness = Harness::with(Flaw::KeepsPartitions);
     assert_caught(suite::closing_gives_the_partitions_back(&harness), "three sources in time").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_starts_only_once_is_caught() {
+    let harness = Harness::with(Flaw::StartsOnce);
+    assert_caught(suite::a_partition_started_again_goes_there(&harness), "37 records").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_rewinds_to_the_commit_is_caught() {
+    let harness = Harness::with(Flaw::RewindsToTheCommit);
+    assert_caught(suite::a_rewind_delivers_everything_again(&harness), "5 records").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_starts_anywhere_is_caught() {
+    let new = || Harness::with(Flaw::StartsAnywhere);
+    let complaint = "as if nothing had happened";
+    assert_caught(suite::a_recreated_partition_is_told_at_the_start(&new()), complaint).await;
+    assert_caught(suite::a_shorter_partition_is_told_at_the_start(&new()), complaint).await;
+    assert_caught(suite::events_that_expired_unread_are_told(&new()), complaint).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_goes_on_in_silence_is_caught() {
+    let new = || Harness::with(Flaw::GoesOnInSilence);
+    let complaint = "as if nothing had happened";
+    assert_caught(suite::a_recreation_under_a_running_source_is_told(&new()), complaint).await;
+    let complaint = "nothing was passed over";
+    assert_caught(suite::events_that_expire_under_a_running_source_are_told(&new()), complaint).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_starts_behind_any_commit_is_caught() {
+    let harness = Harness::with(Flaw::TakesAnyCommit);
+    let case = suite::a_commit_before_a_recreation_is_no_place_to_start(&harness);
+    assert_caught(case, "8 records").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_misses_what_retention_removed_rightly_is_caught() {
+    let harness = Harness::with(Flaw::WantsTheLastRecord);
+    assert_caught(suite::a_position_outlives_the_records_before_it(&harness), "nothing unread is gone").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_takes_late_commits_is_caught() {
+    let harness = Harness::with(Flaw::CommitsLate);
+    assert_caught(suite::a_closed_source_commits_nothing(&harness), "a late commit").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_hears_nothing_new_is_caught() {
+    let harness = Harness::with(Flaw::Deaf);
+    assert_caught(suite::events_that_come_later_are_delivered(&harness), "2 records").await;
+}
+
+#[tokio::test]
+async fn a_source_that_loses_headers_is_caught() {
+    let harness = Harness::with(Flaw::LosesHeaders);
+    assert_caught(suite::events_arrive_as_they_were_written(&harness), "left == right").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_loses_what_it_took_is_caught() {
+    let harness = Harness::with(Flaw::LosesWhatItTook);
+    assert_caught(suite::a_dropped_next_loses_nothing(&harness), "every event, though next is dropped").await;
+}
+
+#[tokio::test]
+async fn a_source_that_takes_any_text_for_a_position_is_caught() {
+    let harness = Harness::with(Flaw::TakesAnyPosition);
+    assert_caught(suite::a_foreign_position_is_refused(&harness), "a foreign position").await;
+}
+
+#[test]
+fn every_case_catches_somebody() {
+    let (_, tests) = include_str!("source.rs").split_once("source_suite!").expect("the tests");
+    crate::testing::suite::assert_all_named(include_str!("../source/mod.rs"), &[tests]);
 }

@@ -20,6 +20,33 @@ pub async fn every_message_gets_exactly_one_outcome<H: PublisherHarness>(harness
     }
 }
 
+/// Outcomes taken as runs are the same as one by one: each message has exactly one, whichever way it is asked for.
+pub async fn outcomes_come_in_runs_too<H: PublisherHarness>(harness: &H) {
+    const COUNT: usize = 50;
+    let mut stream = open(harness, 0).await;
+    for one_by_one_first in [false, true] {
+        let messages = (0..COUNT).map(|n| message(harness, &key(&format!("key-{}", n % 7)), n)).collect();
+        let mut delivery = send(stream.as_mut(), messages).await;
+        let mut reported = vec![0; COUNT];
+        if one_by_one_first {
+            within("outcomes", delivery.next()).await.into_iter().for_each(|(index, _)| reported[index] += 1);
+        }
+        loop {
+            let runs = within("outcomes", delivery.next_runs()).await;
+            if runs.is_empty() {
+                break;
+            }
+            for (run, outcome) in runs {
+                assert!(matches!(outcome, Outcome::Delivered), "{run:?}: {outcome:?}");
+                assert!(!run.is_empty(), "an outcome of no message");
+                reported[run].iter_mut().for_each(|times| *times += 1);
+            }
+        }
+        assert_eq!(reported, [1; COUNT], "how often each message was reported");
+        assert!(within("the end of a delivery", delivery.next()).await.is_empty(), "an outcome after the last one");
+    }
+}
+
 /// A message reaches the destination with its key, body, tombstone and headers, byte by byte.
 pub async fn a_delivered_message_is_written_as_it_was_sent<H: PublisherHarness>(harness: &H) {
     let binary = key("\u{7f}ключ/1");

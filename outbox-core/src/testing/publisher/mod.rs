@@ -62,6 +62,7 @@ macro_rules! publisher_suite {
             publisher::PublisherHarness,
             [
                 every_message_gets_exactly_one_outcome,
+                outcomes_come_in_runs_too,
                 a_delivered_message_is_written_as_it_was_sent,
                 order_is_kept_per_key,
                 nothing_to_send_is_nothing_to_report,

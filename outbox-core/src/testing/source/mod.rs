@@ -2,6 +2,7 @@
 
 mod delivery;
 mod group;
+mod positions;
 
 use std::{collections::HashMap, future::Future, time::Duration};
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 
 pub use delivery::*;
 pub use group::*;
+pub use positions::*;
 
 use super::{
     event::{number_of, numbered},
@@ -37,6 +39,18 @@ pub trait SourceHarness: Send + Sync {
     /// Makes a record with this body available that is no event. Called only if the source declares
     /// [`foreign_records`](crate::source::SourceCapabilities::foreign_records).
     async fn produce_foreign(&self, payload: Bytes);
+
+    /// Deletes what the events are in and creates it again, empty, under the same name. Called only if the source
+    /// declares [`checked_positions`](crate::source::SourceCapabilities::checked_positions).
+    async fn recreate(&self) {
+        unimplemented!("a harness of a source that checks positions says how to create its partition again");
+    }
+
+    /// Removes every event that is there, as retention does. Called only if the source declares
+    /// [`checked_positions`](crate::source::SourceCapabilities::checked_positions).
+    async fn expire(&self) {
+        unimplemented!("a harness of a source that checks positions says how retention works");
+    }
 
     /// Called after a case that passed. Does nothing by default.
     async fn tear_down(self)
@@ -68,6 +82,16 @@ macro_rules! source_suite {
                 a_position_given_counts_more_than_the_commit,
                 a_foreign_position_is_refused,
                 closing_gives_the_partitions_back,
+                a_partition_started_again_goes_there,
+                a_rewind_delivers_everything_again,
+                a_recreated_partition_is_told_at_the_start,
+                a_shorter_partition_is_told_at_the_start,
+                a_commit_before_a_recreation_is_no_place_to_start,
+                a_recreation_under_a_running_source_is_told,
+                events_that_expired_unread_are_told,
+                events_that_expire_under_a_running_source_are_told,
+                a_position_outlives_the_records_before_it,
+                a_closed_source_commits_nothing,
             ]
         );
     };
@@ -132,6 +156,12 @@ impl<S: EventSource> Reader<S> {
         }
     }
 
+    /// The partition, and where it is: of sources that have one.
+    fn position(&self) -> (Partition, SourcePosition) {
+        let position = self.positions.iter().next().expect("one partition");
+        (position.0.clone(), position.1.clone())
+    }
+
     async fn close(mut self) -> HashMap<Partition, SourcePosition> {
         within("close", self.source.close()).await.expect("close");
         self.positions
@@ -173,7 +203,7 @@ mod tests {
     fn the_macro_lists_every_case() {
         crate::testing::suite::assert_all_listed(
             include_str!("mod.rs"),
-            &[include_str!("delivery.rs"), include_str!("group.rs")],
+            &[include_str!("delivery.rs"), include_str!("group.rs"), include_str!("positions.rs")],
         );
     }
 }

@@ -1,0 +1,81 @@
+//! Errors that a broker answers with, one after the other: nothing lost, nothing overtaken.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use outbox_core::publisher::{Message, Publisher};
+use outbox_kafka::publisher::KafkaPublisher;
+use rdkafka::{
+    mocking::MockCluster,
+    types::{RDKafkaApiKey, RDKafkaRespErr as Error},
+};
+
+use crate::{
+    lane::relay,
+    support::{Topic, first_deliveries, message},
+};
+
+const MESSAGES: usize = 400;
+
+async fn survives(errors: &[Error]) {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("mock", 2, 1).expect("a topic");
+    let name: Arc<str> = "mock".into();
+    // Errors that librdkafka tries again after come in numbers here.
+    let builder = KafkaPublisher::builder(cluster.bootstrap_servers()).setting("retry.backoff.ms", "1");
+    let publisher = builder.build().expect("settings");
+    let lanes: Vec<Vec<Message>> =
+        (0..3).map(|lane| (0..MESSAGES).map(|n| message(&name, &format!("lane-{lane}"), n)).collect()).collect();
+    cluster.request_errors(RDKafkaApiKey::Produce, errors);
+    let fared = tokio::join!(
+        relay(&publisher, 0, &lanes[0], 20, 4),
+        relay(&publisher, 1, &lanes[1], 20, 4),
+        relay(&publisher, 2, &lanes[2], 20, 4)
+    );
+    for fared in [fared.0, fared.1, fared.2] {
+        assert_eq!(fared.given_up, BTreeSet::new(), "{errors:?}");
+    }
+    publisher.shut_down(std::time::Duration::from_secs(20)).await;
+    let topic = Topic { servers: cluster.bootstrap_servers(), name };
+    for lane in 0..3 {
+        let written = topic.numbers(&format!("lane-{lane}")).await;
+        assert_eq!(first_deliveries(&written), (0..MESSAGES).collect::<Vec<_>>(), "lane {lane} under {errors:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_that_pass_are_tried_again() {
+    let no_error = Error::RD_KAFKA_RESP_ERR_NO_ERROR;
+    survives(&[
+        Error::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        Error::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        no_error,
+        Error::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        Error::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        no_error,
+        no_error,
+        Error::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE,
+        Error::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        Error::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
+    ])
+    .await;
+}
+
+/// Each of them makes the producer's error a fatal one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_that_end_the_producer_are_survived() {
+    let no_error = Error::RD_KAFKA_RESP_ERR_NO_ERROR;
+    survives(&[
+        no_error,
+        Error::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED,
+        no_error,
+        no_error,
+        Error::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS,
+        no_error,
+        Error::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
+        no_error,
+        no_error,
+        Error::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH,
+        Error::RD_KAFKA_RESP_ERR_UNKNOWN_PRODUCER_ID,
+    ])
+    .await;
+}
