@@ -1,6 +1,6 @@
 //! Processor time, which the load of the machine does not change.
 
-/// Seconds of processor time that a process has used; none where the system does not say.
+/// Seconds of processor time that the living threads of a process have used; none where the system does not say.
 pub(crate) fn cpu_seconds(pid: &str) -> Option<f64> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let nanoseconds = threads.flatten().filter_map(|thread| {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// One figure of every contestant, round by round.
 #[derive(Default)]
-pub(crate) struct Table(Vec<(String, Vec<f64>)>);
+pub(crate) struct Table(pub(crate) Vec<(String, Vec<f64>)>);
 
 impl Table {
     /// Events per second.
@@ -15,6 +15,12 @@ impl Table {
     pub(crate) fn record_figure(&mut self, contestant: impl Into<String>, figure: f64) {
         let contestant = contestant.into();
         eprintln!("  {contestant:<44} {figure:>12.1}");
+        self.keep(contestant, figure);
+    }
+
+    /// As [`Table::record_figure`], without showing it.
+    pub(crate) fn keep(&mut self, contestant: impl Into<String>, figure: f64) {
+        let contestant = contestant.into();
         match self.0.iter_mut().find(|(name, _)| *name == contestant) {
             Some((_, figures)) => figures.push(figure),
             None => self.0.push((contestant, vec![figure])),
@@ -39,7 +45,8 @@ impl Table {
     }
 }
 
-fn spread(values: &[f64]) -> (f64, f64, f64) {
+/// The lowest, the median and the highest.
+pub(crate) fn spread(values: &[f64]) -> (f64, f64, f64) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = |n: usize| sorted.get(n).copied().unwrap_or(f64::NAN);

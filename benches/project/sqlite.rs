@@ -17,10 +17,15 @@ use outbox_sqlx::SqliteLog;
 use sqlx::{QueryBuilder, Sqlite, SqlitePool, Transaction, sqlite::SqlitePoolOptions};
 use test_services::unique;
 
-use crate::{Size, Table, aggregate, payload, table::Stopwatch};
+use crate::{
+    Size, aggregate,
+    figures::table::{Stopwatch, Table},
+    payload,
+};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
+pub(crate) const RAW: &str = "raw: page + upsert + position";
 const BATCH: usize = 1_000;
 
 pub(crate) async fn run(size: &Size) -> Result<Table> {
@@ -48,7 +53,7 @@ pub(crate) async fn run(size: &Size) -> Result<Table> {
         read_model(&pool).await?;
         let watch = Stopwatch::start();
         raw(&pool, &read, size.events).await?;
-        table.record("raw: page + upsert + position", size.events, watch.took());
+        table.record(RAW, size.events, watch.took());
 
         read_model(&pool).await?;
         let watch = Stopwatch::start();
