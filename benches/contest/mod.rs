@@ -64,6 +64,8 @@ pub(crate) enum Carries {
 pub(crate) struct RelaySettings {
     /// Acknowledges everything at once instead of sending it.
     pub(crate) null: bool,
+    /// Sends two headers instead of seven.
+    pub(crate) lean: bool,
     pub(crate) batch: Option<usize>,
     pub(crate) window: Option<usize>,
     pub(crate) lane_in_flight: Option<usize>,

@@ -6,7 +6,7 @@ use futures_util::future::{try_join, try_join_all};
 use outbox_core::{
     log::{ConsumerName, EventLog as _, LogAdmin as _, StartAt},
     memory::NullPublisher,
-    profile::{Profile, TopicTable},
+    profile::{LeanEnvelope, Profile, TopicTable},
     publisher::Publisher,
     relay::{Relay, RelayStatus},
 };
@@ -81,8 +81,11 @@ impl One {
             }
             Arc::new(builder.build()?)
         };
-        let profile =
+        let mut profile =
             Profile::default().with_router(TopicTable::parse([(log::AGGREGATE_TYPE, topic(task, settings))])?);
+        if settings.lean {
+            profile = profile.with_encoder(LeanEnvelope);
+        }
         let mut builder = Relay::builder(Arc::new(log.clone()), publisher.clone(), profile).consumer(consumer.clone());
         if let Some(batch) = settings.batch {
             builder = builder.batch(batch);

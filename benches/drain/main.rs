@@ -37,7 +37,7 @@ const SCHEMA: &str = "drain";
 const IDEAL: &str = "raw-ideal, bare payload";
 const SAME_MESSAGE: &str = "raw-ideal, the relay's message";
 
-fn rows() -> [Row; 6] {
+fn rows() -> [Row; 7] {
     let relay = |null| Contestant::Relay(RelaySettings { null, ..RelaySettings::default() });
     [
         Row { short: "scan", name: "raw scan", contestant: Contestant::Scan },
@@ -46,6 +46,11 @@ fn rows() -> [Row; 6] {
         Row { short: "same", name: SAME_MESSAGE, contestant: Contestant::Ideal(Carries::Message) },
         Row { short: "null", name: "relay, null publisher", contestant: relay(true) },
         Row { short: "relay", name: "relay", contestant: relay(false) },
+        Row {
+            short: "lean",
+            name: "relay, lean envelope",
+            contestant: Contestant::Relay(RelaySettings { lean: true, ..RelaySettings::default() }),
+        },
     ]
 }
 

@@ -72,16 +72,17 @@ async fn what_was_accepted_waits_for_the_broker() {
 
 #[tokio::test]
 async fn what_is_delivered_is_reported_while_the_rest_of_its_batch_waits() {
-    let cluster = MockCluster::new(1).expect("a mock cluster");
+    let cluster = MockCluster::new(2).expect("a mock cluster");
     let [fine, stuck]: [Arc<str>; 2] = ["fine".into(), "stuck".into()];
-    for topic in [&fine, &stuck] {
-        cluster.create_topic(topic, 1, 1).expect("a topic");
+    for (topic, leader) in [(&fine, 1), (&stuck, 2)] {
+        cluster.create_topic(topic, 1, 2).expect("a topic");
+        cluster.partition_leader(topic, 0, Some(leader)).expect("a leader");
     }
     let publisher = KafkaPublisher::builder(cluster.bootstrap_servers()).build().expect("settings");
     // Both topics are known from now on.
     let first = vec![message(&stuck, "one", 0), message(&fine, "one", 0)];
     all_delivered(send(open(&publisher).await.as_mut(), first).await.as_mut()).await;
-    cluster.partition_leader("stuck", 0, None).expect("no leader");
+    cluster.broker_down(2).expect("down");
     let batch = vec![message(&stuck, "one", 0), message(&fine, "one", 1), message(&fine, "one", 2)];
     let mut delivery = send(open(&publisher).await.as_mut(), batch).await;
     let mut reported = Vec::new();
@@ -93,7 +94,7 @@ async fn what_is_delivered_is_reported_while_the_rest_of_its_batch_waits() {
     }
     reported.sort_unstable();
     assert_eq!(reported, [1, 2]);
-    cluster.partition_leader("stuck", 0, Some(1)).expect("a leader");
+    cluster.broker_up(2).expect("up");
     assert!(matches!(within("the last one", delivery.next()).await[..], [(0, Outcome::Delivered)]));
 }
 

@@ -1,5 +1,5 @@
 //! Finds the real services that the tests run against, and hands out what a test may break: databases, a PostgreSQL
-//! server, a pooler and a TCP connection of its own.
+//! server, a broker, a pooler and a TCP connection of its own.
 //!
 //! A service is looked for in this order:
 //!
@@ -9,8 +9,9 @@
 //! 3. with the feature `containers`: a container, if a Docker engine answers. Containers are kept for the next run and
 //!    are not removed. **This way is compiled but has not been run**: the project is developed without an engine.
 //!
-//! The programs of which a test starts its own server, PostgreSQL and PgBouncer, are looked for in the first two:
-//! `OUTBOX_TEST_POSTGRES_15_BIN`, `OUTBOX_TEST_POSTGRES_18_BIN`, `OUTBOX_TEST_PGBOUNCER`.
+//! The programs of which a test starts its own server, PostgreSQL, Kafka and PgBouncer, are looked for in the first two:
+//! `OUTBOX_TEST_POSTGRES_15_BIN`, `OUTBOX_TEST_POSTGRES_18_BIN`, `OUTBOX_TEST_KAFKA_LIBS`, `OUTBOX_TEST_PGBOUNCER`.
+//! So is a Python for consumers that know nothing of this project: `OUTBOX_TEST_PYTHON`.
 //!
 //! If none of them leads to a service, the function panics and names the command that would help: this is support for
 //! tests, where a missing service is a failure and never a reason to skip.
@@ -21,11 +22,13 @@
 mod containers;
 mod database;
 mod locate;
+mod own_kafka;
 mod own_pgbouncer;
 mod own_postgres;
 mod proxy;
 
 pub use database::TestDatabase;
+pub use own_kafka::OwnKafka;
 pub use own_pgbouncer::OwnPgBouncer;
 pub use own_postgres::OwnPostgres;
 pub use proxy::TcpProxy;
@@ -75,6 +78,16 @@ pub async fn kafka_bootstrap() -> String {
 /// If there is no node.
 pub async fn opensearch_url() -> String {
     locate::address(Service::OpenSearch).await
+}
+
+/// A Python with a Kafka client and the CloudEvents SDK, for consumers that know nothing of this project.
+///
+/// # Panics
+///
+/// If there is none: unlike the servers, it is never looked for anywhere but where `scripts/services` put it.
+#[must_use]
+pub fn python() -> std::path::PathBuf {
+    locate::python()
 }
 
 /// `prefix` and twelve random hexadecimal digits: a name for a topic, a consumer group or an index that no other test

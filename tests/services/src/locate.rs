@@ -77,14 +77,35 @@ pub(crate) fn postgres_bin(version: PostgresVersion) -> PathBuf {
     PathBuf::from(bin)
 }
 
+/// The folder with the jars of a Kafka broker.
+pub(crate) fn kafka_libs() -> PathBuf {
+    let variable = "OUTBOX_TEST_KAFKA_LIBS";
+    let file = environment_file();
+    let Some(libs) = environment(variable).or_else(|| recorded(&file, variable)) else {
+        panic!(
+            "this test starts a Kafka broker of its own, and {variable}, the folder with its jars, is neither set nor in \
+             {}. Run: scripts/services up kafka",
+            file.display()
+        )
+    };
+    PathBuf::from(libs)
+}
+
 /// The program of PgBouncer.
 pub(crate) fn pgbouncer() -> PathBuf {
-    let variable = "OUTBOX_TEST_PGBOUNCER";
+    program("OUTBOX_TEST_PGBOUNCER", "this test starts a PgBouncer of its own", "pgbouncer")
+}
+
+/// The program of a Python that has the packages of `scripts/services.d/python`.
+pub(crate) fn python() -> PathBuf {
+    program("OUTBOX_TEST_PYTHON", "this test runs a consumer in Python", "python")
+}
+
+fn program(variable: &str, why: &str, name: &str) -> PathBuf {
     let file = environment_file();
     let Some(program) = environment(variable).or_else(|| recorded(&file, variable)) else {
         panic!(
-            "this test starts a PgBouncer of its own, and {variable}, the program, is neither set nor in {}. \
-             Run: scripts/services up pgbouncer",
+            "{why}, and {variable}, the program, is neither set nor in {}. Run: scripts/services up {name}",
             file.display()
         )
     };

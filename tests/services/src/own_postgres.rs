@@ -49,7 +49,7 @@ impl OwnPostgres {
         let user = User::for_server();
         // User postgres must be able to enter it, which is not sure of TMPDIR.
         let place = if user.is_some() { PathBuf::from("/var/tmp") } else { env::temp_dir() };
-        sweep(&place);
+        sweep(&place, PREFIX);
         let folder = tempfile::Builder::new()
             .prefix(&format!("{PREFIX}{}-", process::id()))
             .tempdir_in(&place)
@@ -286,12 +286,12 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// Deletes the folders of test programs that were killed. A server that still runs there ends by itself: it looks after
-/// its lock file once a minute.
-fn sweep(place: &Path) {
+/// Deletes the folders of test programs that were killed, which have this prefix and a process id in their names. A
+/// server of PostgreSQL that still runs there ends by itself: it looks after its lock file once a minute.
+pub(crate) fn sweep(place: &Path, prefix: &str) {
     for entry in fs::read_dir(place).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()) else { continue };
+        let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(prefix)?.split('-').next()) else { continue };
         let age = entry.metadata().and_then(|folder| folder.modified()).ok().and_then(|time| time.elapsed().ok());
         if age.is_some_and(|age| age > STALE) && !Path::new("/proc").join(pid).exists() {
             fs::remove_dir_all(entry.path()).ok(); // another test program may be at it too

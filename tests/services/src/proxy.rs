@@ -3,31 +3,31 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
     sync::watch,
     task::AbortHandle,
 };
 
 /// A TCP proxy in front of a service, to take the network away and bring it back while the service itself runs on.
 ///
-/// It suits clients that stay with the address they were given, such as PostgreSQL's. Kafka's do not: they go on to the
-/// address that the broker advertises.
+/// It suits clients that stay with the address they were given, such as PostgreSQL's. Kafka's go on to the address that
+/// the broker advertises: [`OwnKafka::proxy`](crate::OwnKafka::proxy) makes that this one.
 #[derive(Debug)]
 pub struct TcpProxy {
     addr: SocketAddr,
-    line: watch::Sender<Line>,
+    line: Arc<Line>,
     task: AbortHandle,
-}
-
-/// Is the line open? Counted, so that a connection which sleeps through a cut and its repair still learns of the cut.
-#[derive(Debug, Clone, Copy)]
-struct Line {
-    open: bool,
-    cuts: u64,
 }
 
 impl TcpProxy {
@@ -37,10 +37,14 @@ impl TcpProxy {
     ///
     /// If no port can be opened.
     pub async fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port on 127.0.0.1");
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), target).await
+    }
+
+    pub(crate) async fn start_at(addr: SocketAddr, target: SocketAddr) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap_or_else(|error| panic!("cannot listen at {addr}: {error}"));
         let addr = listener.local_addr().expect("the address of a bound socket");
-        let (line, receiver) = watch::channel(Line { open: true, cuts: 0 });
-        let task = tokio::spawn(accept(listener, target, receiver)).abort_handle();
+        let line = Arc::new(Line::default());
+        let task = tokio::spawn(accept(listener, target, line.clone())).abort_handle();
         Self { addr, line, task }
     }
 
@@ -52,44 +56,119 @@ impl TcpProxy {
 
     /// Closes every connection. New ones are accepted and closed at once, until [`restore`](Self::restore).
     pub fn cut(&self) {
-        self.line.send_modify(|line| *line = Line { open: false, cuts: line.cuts + 1 });
+        self.line.cut(false);
     }
 
     /// Passes new connections on again.
     pub fn restore(&self) {
-        self.line.send_modify(|line| line.open = true);
+        self.line.state.send_modify(|state| state.open = true);
+    }
+
+    /// Closes every connection once the clients have sent so many bytes more, over all of them: as a rule in the middle
+    /// of a request, of which the target gets the beginning. New connections are passed on at once.
+    pub fn cut_after(&self, bytes: u64) {
+        self.line.bytes_left.store(bytes.min(UNLIMITED - 1), Ordering::Relaxed);
+    }
+
+    /// How often connections were cut.
+    #[must_use]
+    pub fn cuts(&self) -> u64 {
+        self.line.state.borrow().cuts
     }
 }
 
 impl Drop for TcpProxy {
-    /// Stops listening. The connections end too: they notice that the sender is gone.
+    /// Stops listening and closes the connections.
     fn drop(&mut self) {
         self.task.abort();
+        self.line.cut(false);
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, line: watch::Receiver<Line>) {
+#[derive(Debug)]
+struct Line {
+    state: watch::Sender<State>,
+    /// How many bytes clients may send until the next cut.
+    bytes_left: AtomicU64,
+}
+
+/// Is the line open? Counted, so that a connection which sleeps through a cut and its repair still learns of the cut.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    open: bool,
+    cuts: u64,
+}
+
+const UNLIMITED: u64 = u64::MAX;
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { state: watch::Sender::new(State { open: true, cuts: 0 }), bytes_left: AtomicU64::new(UNLIMITED) }
+    }
+}
+
+impl Line {
+    fn cut(&self, open: bool) {
+        self.state.send_modify(|state| *state = State { open, cuts: state.cuts + 1 });
+    }
+
+    /// How many of these bytes may pass; fewer, and the line is to be cut behind them.
+    fn admit(&self, bytes: usize) -> usize {
+        let take = |left: u64| match left {
+            UNLIMITED => None,
+            left => Some(left.checked_sub(bytes as u64).unwrap_or(UNLIMITED)),
+        };
+        match self.bytes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(left) if left < bytes as u64 => left as usize,
+            _ => bytes,
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, line: Arc<Line>) {
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
-        let state = *line.borrow();
+        let state = *line.state.borrow();
         if state.open {
             tokio::spawn(connection(client, target, line.clone(), state.cuts));
         }
     }
 }
 
-/// Carries bytes both ways until either side closes or the line is cut; both sockets are closed on return.
-async fn connection(mut client: TcpStream, target: SocketAddr, mut line: watch::Receiver<Line>, cuts: u64) {
+/// Carries bytes both ways until either side breaks, both have closed, or the line is cut; both sockets are closed on
+/// return.
+async fn connection(mut client: TcpStream, target: SocketAddr, line: Arc<Line>, cuts: u64) {
+    let mut state = line.state.subscribe();
     let carry = async {
         let mut server = TcpStream::connect(target).await?;
         // The two ends have their own idea of what to send when; a proxy must not delay it.
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
-        copy_bidirectional(&mut client, &mut server).await?;
-        Ok::<(), io::Error>(())
+        let (from_client, mut to_client) = client.split();
+        let (mut from_server, to_server) = server.split();
+        let back = async {
+            copy(&mut from_server, &mut to_client).await?;
+            to_client.shutdown().await
+        };
+        tokio::try_join!(forth(from_client, to_server, &line), back)
     };
     tokio::select! {
         _ = carry => {} // a broken connection is an ordinary end
-        _ = line.wait_for(|line| line.cuts != cuts) => {}
+        _ = state.wait_for(|state| state.cuts != cuts) => {}
+    }
+}
+
+async fn forth(mut client: ReadHalf<'_>, mut server: WriteHalf<'_>, line: &Line) -> io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let read = client.read(&mut buffer).await?;
+        if read == 0 {
+            return server.shutdown().await;
+        }
+        let admitted = line.admit(read);
+        server.write_all(&buffer[..admitted]).await?;
+        if admitted < read {
+            line.cut(true);
+        }
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection};
-use test_services::{OwnPostgres, PostgresVersion, TcpProxy, TestDatabase, kafka_bootstrap, opensearch_url, unique};
+use test_services::{
+    OwnKafka, OwnPostgres, PostgresVersion, TcpProxy, TestDatabase, kafka_bootstrap, opensearch_url, unique,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -38,7 +40,9 @@ async fn a_server_of_its_own_stops_starts_and_is_killed() {
         sqlx::raw_sql("CREATE TABLE t AS SELECT 1 AS a").execute(&mut connection).await.expect("create");
 
         server.kill();
-        assert!(connection.ping().await.is_err(), "the session died with the server");
+        // Its sessions are processes of their own, which notice a moment later.
+        let died = async { while connection.ping().await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(10), died).await.expect("the session dies with the server");
         assert!(PgConnection::connect(&server.url()).await.is_err(), "killed");
         server.start().await;
         server.stop().await;
@@ -83,6 +87,44 @@ async fn echoes(stream: &mut TcpStream) -> bool {
     let mut byte = [0];
     let echo = async { stream.write_all(b"x").await.is_ok() && stream.read_exact(&mut byte).await.is_ok() };
     tokio::time::timeout(Duration::from_secs(10), echo).await.expect("neither an answer nor the end of the connection")
+}
+
+#[tokio::test]
+async fn a_proxy_cuts_in_the_middle_of_what_is_sent() {
+    let target = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let proxy = TcpProxy::start(target.local_addr().expect("address")).await;
+    proxy.cut_after(10);
+    for (sent, arrives) in [(6, 6), (6, 4), (6, 6)] {
+        let mut client = TcpStream::connect(proxy.addr()).await.expect("connect");
+        client.write_all(&vec![b'x'; sent]).await.expect("write");
+        client.shutdown().await.ok();
+        let (mut server, _) = target.accept().await.expect("the other end");
+        let mut arrived = Vec::new();
+        server.read_to_end(&mut arrived).await.ok();
+        assert_eq!(arrived.len(), arrives);
+    }
+    assert_eq!(proxy.cuts(), 1);
+}
+
+#[tokio::test]
+async fn a_broker_of_its_own_is_killed_frozen_and_cut_off() {
+    const SOON: Duration = Duration::from_secs(10);
+    let mut kafka = OwnKafka::create(&[]).await;
+    let proxy = kafka.proxy().await;
+    assert_ne!(proxy.addr().to_string(), kafka.bootstrap());
+    let mut through = TcpStream::connect(proxy.addr()).await.expect("connect");
+    proxy.cut();
+    assert_eq!(through.read(&mut [0]).await.ok().unwrap_or(0), 0, "cut off");
+    assert!(kafka.answers(SOON).await, "but alive");
+
+    kafka.freeze();
+    assert!(!kafka.answers(Duration::from_millis(300)).await, "frozen");
+    kafka.thaw();
+    assert!(kafka.answers(SOON).await, "thawed");
+    kafka.kill();
+    assert!(TcpStream::connect(kafka.bootstrap()).await.is_err(), "killed");
+    kafka.start().await;
+    assert!(kafka.answers(SOON).await, "started again");
 }
 
 #[tokio::test]
