@@ -25,7 +25,7 @@ use super::{
     reports::{Manner, Reports},
     seat::Seat,
 };
-use crate::headers;
+use crate::{headers, topics};
 
 /// How long one poll takes: the most by which the end of a producer is delayed, and the outcomes of a batch that is
 /// delivered in part.
@@ -39,6 +39,12 @@ const ACKNOWLEDGEMENTS: Duration = Duration::from_millis(500);
 
 /// How long an isolating producer is kept when it has nothing to do: refusals are rare, and come in groups.
 const IDLE: Duration = Duration::from_secs(30);
+
+/// How long nothing is reported before it is asked why.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How long the cluster is given to answer then.
+const PROBE: Duration = Duration::from_secs(2);
 
 /// A producer and what it still owes.
 pub(crate) struct Generation {
@@ -62,12 +68,18 @@ impl Generation {
     }
 
     /// Serves the producer until it fails, `seat` wants it to end, or `seat` is gone. Then ends it.
-    pub(crate) fn serve(self: Arc<Self>, seat: Weak<Seat>) -> std::io::Result<()> {
+    pub(crate) fn serve(self: Arc<Self>, seat: Weak<Seat>, config: ClientConfig) -> std::io::Result<()> {
         thread::Builder::new().name("outbox-kafka".to_owned()).spawn(move || {
             let mut busy = Instant::now();
+            let mut silence = Silence::default();
             while !self.is_over(&seat) {
                 self.producer.poll(POLL);
                 self.reports().hand_over();
+                let under_way = lock(&self.reports().flights).under_way();
+                if silence.is_long(under_way) && self.is_lost(&config) {
+                    tracing::warn!("the producer has lost all brokers for good, and is replaced");
+                    self.reports().break_off();
+                }
                 if !self.owes_nothing() || self.reports().manner == Manner::Together {
                     busy = Instant::now();
                 } else if busy.elapsed() >= IDLE
@@ -167,6 +179,16 @@ impl Generation {
         self.producer.client().fetch_metadata(None, timeout).map(drop)
     }
 
+    /// Whether it does not reach a cluster that others reach. librdkafka forgets its brokers when an answer names none,
+    /// as that of a broker which is fenced does, and sometimes never asks again (its issue 5301). Blocks.
+    fn is_lost(&self, config: &ClientConfig) -> bool {
+        if self.ask(PROBE).is_ok() {
+            return false;
+        }
+        let other = topics::admin(config).and_then(|other| other.inner().fetch_metadata(None, PROBE));
+        other.is_ok_and(|cluster| !cluster.brokers().is_empty())
+    }
+
     pub(crate) fn is_broken(&self) -> bool {
         self.reports().is_broken()
     }
@@ -199,6 +221,28 @@ impl Generation {
 
     fn reports(&self) -> &Reports {
         self.producer.context()
+    }
+}
+
+/// How long nothing was reported though something is under way.
+#[derive(Default)]
+struct Silence {
+    under_way: usize,
+    since: Option<Instant>,
+}
+
+impl Silence {
+    /// Whether it is time to look why, once in a while.
+    fn is_long(&mut self, under_way: usize) -> bool {
+        if under_way == 0 || under_way != self.under_way {
+            *self = Self { under_way, since: Some(Instant::now()) };
+            return false;
+        }
+        let long = self.since.is_some_and(|since| since.elapsed() >= SILENCE);
+        if long {
+            self.since = Some(Instant::now());
+        }
+        long
     }
 }
 

@@ -134,7 +134,7 @@ impl Seat {
         let mut current = self.write();
         generation
             .clone()
-            .serve(Arc::downgrade(self))
+            .serve(Arc::downgrade(self), self.config.clone())
             .map_err(|error| failure::environment("no thread could be started for the producer").with_source(error))?;
         *current = Current::Ready(generation);
         drop(current);

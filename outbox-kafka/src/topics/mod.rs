@@ -70,7 +70,7 @@ impl TopicSpec {
     }
 }
 
-fn admin(config: &ClientConfig) -> KafkaResult<AdminClient<AdminLog>> {
+pub(crate) fn admin(config: &ClientConfig) -> KafkaResult<AdminClient<AdminLog>> {
     AdminClient::from_config_and_context(config, AdminLog::default())
 }
 
@@ -79,7 +79,7 @@ fn environment(message: impl Into<std::borrow::Cow<'static, str>>) -> PublishErr
 }
 
 #[derive(Default)]
-struct AdminLog(ClientLog);
+pub(crate) struct AdminLog(ClientLog);
 
 impl ClientContext for AdminLog {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
