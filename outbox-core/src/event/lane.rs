@@ -63,7 +63,7 @@ impl fmt::Display for Lane {
 }
 
 /// A set of lanes.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct LaneSet(u64);
 
 impl LaneSet {

@@ -99,7 +99,7 @@ pub struct Fence {
 }
 
 /// Lanes that stand at one place of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Track {
     /// Where to read on.
     pub cursor: Cursor,

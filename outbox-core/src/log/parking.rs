@@ -22,7 +22,7 @@ pub struct Park {
 }
 
 /// Why an event is set aside, and for how long.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ParkFailure {
     /// For people, at most 2,000 characters of it are kept.
     pub reason: String,

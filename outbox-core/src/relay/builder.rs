@@ -83,7 +83,8 @@ impl RelayBuilder {
     }
 
     /// Events read and not yet covered by a recorded checkpoint; reading pauses beyond it, so one page may exceed it. It
-    /// bounds memory, and the duplicates after a crash. Default: 20,000; at least 1.
+    /// bounds memory, and the duplicates after a crash: those of a lane that is stuck while others pass it are counted
+    /// apart, and so are parked events that are published again. Default: 20,000; at least 1.
     pub fn window(mut self, events: usize) -> Self {
         self.settings.window = events.max(1);
         self

@@ -11,6 +11,8 @@ mod handle;
 mod lane;
 mod machine;
 mod meters;
+#[cfg(test)]
+mod simulation;
 mod status;
 mod tenure;
 

@@ -1,17 +1,17 @@
 //! The keys of a lane whose events have to wait behind parked ones.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hasher},
 };
 
 /// Blocked keys, found by their hash and compared in full. Asking an empty one costs nothing.
-#[derive(Debug, Default)]
-pub(super) struct BlockedKeys(HashMap<u64, HashSet<Box<str>>>);
+#[derive(Debug, Clone, Default, Hash)]
+pub(super) struct BlockedKeys(BTreeMap<u64, BTreeSet<Box<str>>>);
 
 impl BlockedKeys {
     pub(super) fn len(&self) -> usize {
-        self.0.values().map(HashSet::len).sum()
+        self.0.values().map(BTreeSet::len).sum()
     }
 
     pub(super) fn contains<S: AsRef<str>>(&self, hash: u64, key: impl FnOnce() -> S) -> bool {

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Machine, pages::Body, tracks::Place};
+use super::{Machine, guard::Guard, pages::Body, tracks::Place};
 use crate::{
     event::{Lane, LaneSet},
     log::{Track, lanes_of},
@@ -17,7 +17,9 @@ impl<B: Body> Machine<B> {
             place.lanes = place.lanes.difference(lanes);
             !place.lanes.is_empty()
         });
-        self.keys_unknown(lanes);
+        if Guard::KeysAreKnown.stands() {
+            self.keys_unknown(lanes);
+        }
         for lane in lanes.iter() {
             self.lanes[usize::from(lane.get())].begin_anew();
         }
@@ -56,7 +58,8 @@ impl<B: Body> Machine<B> {
     /// the same call is made again.
     pub(in crate::relay) fn next_release(&mut self, now: Instant) -> Option<Vec<Track>> {
         if self.releasing.is_empty() {
-            let quiet: LaneSet = self.leaving.iter().filter(|lane| self.queue(*lane).is_quiet()).collect();
+            let is_quiet = |lane: &Lane| self.queue(*lane).is_quiet() || !Guard::LanesAreQuiet.stands();
+            let quiet: LaneSet = self.leaving.iter().filter(is_quiet).collect();
             if quiet.is_empty() {
                 return None;
             }
@@ -66,7 +69,7 @@ impl<B: Body> Machine<B> {
             }
             self.leaving = self.leaving.difference(quiet);
             self.ready = self.ready.difference(quiet);
-            self.parking.unknown = self.parking.unknown.difference(quiet);
+            self.keys_unwanted(quiet);
         }
         Some(self.releasing.iter().cloned().map(Place::into_track).collect())
     }

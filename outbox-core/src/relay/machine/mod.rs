@@ -9,6 +9,7 @@
 //! [`lagging`].
 
 mod blocked;
+mod guard;
 mod lagging;
 mod membership;
 mod pages;
@@ -33,6 +34,8 @@ use crate::{
     retry::{Backoff, RetryPolicy},
 };
 
+#[cfg(test)]
+pub(super) use self::guard::Guard;
 pub(super) use self::{
     blocked::key_hash,
     pages::{Body, EventRef, PageId},
@@ -115,7 +118,7 @@ pub(super) struct LaneCounts {
 }
 
 /// A checkpoint to record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Due {
     /// Each lane in exactly one track, no two of them with the same cursor.
     pub(super) tracks: Vec<Track>,
@@ -125,7 +128,7 @@ pub(super) struct Due {
 }
 
 /// The state of a member of a consumer. `B` is what the caller keeps of a page.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Machine<B> {
     rules: Rules,
     pages: Pages<B>,
@@ -145,11 +148,16 @@ pub(super) struct Machine<B> {
 
 impl<B: Body> Machine<B> {
     pub(super) fn new(rules: Rules, seed: u64) -> Self {
+        Self::with_lanes(LaneCount::default(), rules, seed)
+    }
+
+    /// For a log that has no more than these lanes.
+    pub(super) fn with_lanes(lanes: LaneCount, rules: Rules, seed: u64) -> Self {
         Self {
             rules,
             pages: Pages::default(),
             tracks: Tracks::default(),
-            lanes: (0..LaneCount::MAX).map(|_| LaneQueue::default()).collect(),
+            lanes: (0..lanes.get()).map(|_| LaneQueue::default()).collect(),
             ready: LaneSet::EMPTY,
             leaving: LaneSet::EMPTY,
             releasing: Vec::new(),
@@ -262,8 +270,7 @@ impl<B: Body> Machine<B> {
 
     /// Lets lanes whose pause is over send again.
     pub(super) fn tick(&mut self, now: Instant) {
-        for lane in LaneSet::all(LaneCount::default()).iter() {
-            let queue = &mut self.lanes[usize::from(lane.get())];
+        for (lane, queue) in LaneSet::all(LaneCount::default()).iter().zip(&mut self.lanes) {
             if queue.paused_until.is_some_and(|until| until <= now) {
                 queue.paused_until = None;
                 self.ready = with(self.ready, lane);

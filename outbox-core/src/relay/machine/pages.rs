@@ -24,13 +24,13 @@ pub(in crate::relay) struct EventRef {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::relay) struct PageId(u32);
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Pages<B> {
     slots: Vec<Option<Slot<B>>>,
     free: Vec<PageId>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Slot<B> {
     body: B,
     undone: usize,

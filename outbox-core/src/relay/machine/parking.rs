@@ -1,14 +1,12 @@
 //! What the log has to be told and asked about parked events: one call at a time, in an order that keeps keys in order.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
-};
+use std::collections::{BTreeSet, VecDeque};
 
 use tokio::time::Instant;
 
 use super::{
     Machine,
+    guard::Guard,
     pages::{Body, EventRef},
     queue::{EntryState, Slot},
     redrive::{Redrive, RedriveState},
@@ -61,7 +59,7 @@ pub(in crate::relay) struct DueEvent {
     pub(in crate::relay) attempts: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Parking {
     /// Lanes whose blocked keys are not known yet: nothing of them is read or sent.
     pub(super) unknown: LaneSet,
@@ -70,14 +68,14 @@ pub(super) struct Parking {
     pub(super) behind: VecDeque<(Lane, u64)>,
     pub(super) republished: VecDeque<(Lane, u64)>,
     due_wanted: bool,
-    retries: BinaryHeap<Reverse<Instant>>,
+    retries: BTreeSet<Instant>,
     under_way: Option<UnderWay>,
     pub(super) parked: u64,
     pub(super) redriven: u64,
 }
 
 /// An event that was refused.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Refusal {
     pub(super) lane: Lane,
     pub(super) slot: Slot,
@@ -85,7 +83,7 @@ pub(super) struct Refusal {
     pub(super) reason: Box<str>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 enum UnderWay {
     Keys(LaneSet),
     Refusals(Vec<(Refusal, Option<std::time::Duration>)>),
@@ -120,8 +118,8 @@ impl<B: Body> Machine<B> {
         if let Some(call) = self.park_behind() {
             return Some(call);
         }
-        while self.parking.retries.peek().is_some_and(|Reverse(at)| *at <= now) {
-            self.parking.retries.pop();
+        while self.parking.retries.first().is_some_and(|at| *at <= now) {
+            self.parking.retries.pop_first();
             self.parking.due_wanted = true;
         }
         if working && self.parking.due_wanted && !self.lanes().is_empty() {
@@ -251,7 +249,7 @@ impl<B: Body> Machine<B> {
         if let Some(at) = retry_at
             && self.parking.retries.len() < REMEMBERED
         {
-            self.parking.retries.push(Reverse(at));
+            self.parking.retries.insert(at);
         }
     }
 
@@ -311,8 +309,9 @@ impl<B: Body> Machine<B> {
         }
         let lanes = self.lanes().difference(self.leaving).difference(self.parking.unknown);
         // Never a key of which something is under way: the log does not know yet what becomes of it.
+        let has_key = |event: &DueEvent| self.queue(event.lane).redrives.has_key(&event.key);
         let wanted =
-            |event: &DueEvent| lanes.contains(event.lane) && !self.queue(event.lane).redrives.has_key(&event.key);
+            |event: &DueEvent| lanes.contains(event.lane) && !(has_key(event) && Guard::RedrivesAreUnique.stands());
         let chosen: Vec<bool> = events.iter().map(wanted).collect();
         let count = chosen.iter().filter(|chosen| **chosen).count();
         if count == 0 {
@@ -339,7 +338,13 @@ impl<B: Body> Machine<B> {
 
     /// Keys asked for before these lanes came say nothing about them.
     pub(super) fn keys_unknown(&mut self, lanes: LaneSet) {
+        self.keys_unwanted(lanes);
         self.parking.unknown = self.parking.unknown.union(lanes);
+    }
+
+    /// These lanes go: an answer that is still to come is not about them.
+    pub(super) fn keys_unwanted(&mut self, lanes: LaneSet) {
+        self.parking.unknown = self.parking.unknown.difference(lanes);
         if let Some(UnderWay::Keys(asked)) = &mut self.parking.under_way {
             *asked = asked.difference(lanes);
         }
@@ -352,7 +357,7 @@ impl<B: Body> Machine<B> {
 
     /// When parked events are due by their own times.
     pub(in crate::relay) fn due_at(&self) -> Option<Instant> {
-        self.parking.retries.peek().map(|Reverse(at)| *at)
+        self.parking.retries.first().copied()
     }
 
     /// Whether nothing is left that the log has to be told before the member may leave.

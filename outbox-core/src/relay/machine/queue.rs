@@ -6,12 +6,13 @@ use tokio::time::Instant;
 
 use super::{
     blocked::BlockedKeys,
+    guard::Guard,
     pages::{Body, EventRef, PageId, Pages},
     redrive::{RedriveState, Redrives},
 };
 use crate::event::Lane;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct LaneQueue {
     /// Events from the oldest undone one on.
     entries: VecDeque<Entry>,
@@ -24,7 +25,7 @@ pub(super) struct LaneQueue {
     /// What is under way is sent by itself, and nothing joins it.
     isolated: bool,
     /// Positions of events that are done and will be read again.
-    ahead: HashSet<u64>,
+    ahead: BTreeSet<u64>,
     pub(super) redrives: Redrives,
     pub(super) blocked: BlockedKeys,
     /// A few.
@@ -44,7 +45,7 @@ pub(super) struct LaneQueue {
 }
 
 /// Why nothing is sent.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Breakage {
     /// Something failed by no event's own fault.
     pub(super) setback: bool,
@@ -53,20 +54,20 @@ pub(super) struct Breakage {
 }
 
 /// An event of a lane by its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Slot {
     Entry(u64),
     Redrive(u64),
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 pub(super) struct Entry {
     pub(super) event: EventRef,
     pub(super) hash: u64,
     pub(super) state: EntryState,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum EntryState {
     Waiting,
     InFlight,
@@ -81,7 +82,7 @@ pub(super) enum EntryState {
 }
 
 /// The events of a batch, and how many of them were not reported yet.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Batch {
     number: u64,
     redriven: bool,
@@ -133,7 +134,7 @@ impl LaneQueue {
         pages: &Pages<B>,
         behind: &mut Vec<u64>,
     ) -> Option<(Vec<EventRef>, bool)> {
-        if self.isolated && self.in_flight > 0 {
+        if self.isolated && self.in_flight > 0 && Guard::IsolationLasts.stands() {
             return None;
         }
         if let Some((numbers, isolated)) = self.redrives.next(limit, one_per_key) {
@@ -195,7 +196,8 @@ impl LaneQueue {
     /// Whether the entry has to be parked because its key is blocked.
     fn leave_behind<B: Body>(&mut self, number: u64, pages: &Pages<B>, behind: &mut Vec<u64>) -> bool {
         let entry = &mut self.entries[(number - self.first) as usize];
-        let blocked = self.blocked.contains(entry.hash, || pages.lane_key(entry.event));
+        let blocked =
+            self.blocked.contains(entry.hash, || pages.lane_key(entry.event)) && Guard::BlockedKeysWait.stands();
         if blocked {
             entry.state = EntryState::Behind;
             self.parking += 1;

@@ -5,14 +5,14 @@ use std::collections::{HashSet, VecDeque};
 use super::pages::{Body, EventRef, Pages};
 
 /// They belong to no page of a track: whatever becomes of them, they stay parked until that is recorded.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Redrives {
     events: VecDeque<Redrive>,
     /// The number of the event at the front.
     first: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Redrive {
     pub(super) event: EventRef,
     pub(super) hash: u64,
@@ -24,7 +24,7 @@ pub(super) struct Redrive {
     pub(super) state: RedriveState,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum RedriveState {
     Waiting,
     InFlight,

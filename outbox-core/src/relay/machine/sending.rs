@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     Machine, Report, Send,
+    guard::Guard,
     pages::Body,
     parking::Refusal,
     queue::{Breakage, Slot},
@@ -80,7 +81,7 @@ impl<B: Body> Machine<B> {
                     queue.refused.push((slot, reason));
                 }
                 // By itself there are no others: the publisher does not know, and is asked again after a pause.
-                (Report::Suspect, slot) if !batch.isolated => {
+                (Report::Suspect, slot) if !batch.isolated && Guard::SuspectsGoAlone.stands() => {
                     queue.broken.get_or_insert_default().suspected = true;
                     queue.suspect(slot);
                 }
@@ -91,7 +92,8 @@ impl<B: Body> Machine<B> {
             }
         }
         queue.put_back(batch);
-        if queue.in_flight == 0 && queue.broken.is_some() {
+        let drained = queue.in_flight == 0 || !Guard::LanesDrain.stands();
+        if drained && queue.broken.is_some() {
             // Only now, with nothing of the lane under way, can it start again without overtaking itself.
             self.mend(lane, now);
         }
@@ -131,7 +133,9 @@ impl<B: Body> Machine<B> {
                     // An operator who discarded it meanwhile freed the key, which is blocked again by this.
                     queue.blocked.insert(hash, &key);
                     // They stay parked behind it.
-                    queue.redrives.drop_waiting(Some(&key), &mut self.pages);
+                    if Guard::RedrivesStayBehind.stands() {
+                        queue.redrives.drop_waiting(Some(&key), &mut self.pages);
+                    }
                     attempts
                 }
             };

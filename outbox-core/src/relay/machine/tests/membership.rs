@@ -116,3 +116,15 @@ fn lanes_that_come_again_while_they_are_given_back_are_given_back_no_more() {
     let due = machine.take_last_checkpoint().expect("something is done");
     assert_eq!(due.tracks, [track(1, &[0, 1])], "each lane once, where it is now");
 }
+
+#[test]
+fn blocked_keys_that_become_known_after_their_lane_was_given_back_are_left_out() {
+    let now = Instant::now();
+    let mut machine: Machine<Events> = Machine::new(rules(), 1);
+    machine.gain(vec![track(0, &[0, 1])]);
+    assert_eq!(machine.next_parking(true, now), Some(ParkingCall::Keys));
+    machine.give_back(1);
+    assert_eq!(machine.next_release(now), Some(vec![track(0, &[1])]));
+    machine.keys_known([(lane(0), hash_of(0), &*key_of(0, 0)), (lane(1), hash_of(0), &*key_of(1, 0))]);
+    assert_eq!(machine.parking_counts().2, 1, "that of lane 0");
+}

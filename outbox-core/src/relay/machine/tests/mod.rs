@@ -1,5 +1,6 @@
 //! Each rule of the machine by itself; [`property`] checks all of them together in random runs.
 
+mod inspection;
 mod lagging;
 mod membership;
 mod parking;
