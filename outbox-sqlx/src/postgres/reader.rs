@@ -45,8 +45,7 @@ impl Sql {
             state: sql("WITH looked AS MATERIALIZED (
                     SELECT coalesce(current_setting('outbox.looked', true), '') = 'yes' AS looked
                 ), head AS MATERIALIZED (
-                    SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS head
-                    FROM @schema@.outbox_event_position_seq
+                    SELECT @head@ AS head FROM @schema@.outbox_event_position_seq
                 )
                 SELECT id, lanes, generation, schema_version, s::text AS snapshot, head,
                     pg_snapshot_xmax(s)::text::bigint + age(pg_snapshot_xmax(s)::xid) AS next_xid,

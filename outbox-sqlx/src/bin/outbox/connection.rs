@@ -167,7 +167,7 @@ impl Log {
         let head: i64 = match self {
             Self::Postgres { log, pool } => {
                 let sql = format!(
-                    "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM \"{}\".outbox_event_position_seq",
+                    "SELECT CASE WHEN is_called THEN pg_sequence_last_value(tableoid::regclass) ELSE 0 END FROM \"{}\".outbox_event_position_seq",
                     log.schema()
                 );
                 sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await

@@ -100,10 +100,7 @@ impl Sql {
                 FROM @schema@.outbox_checkpoint WHERE consumer = $1 AND epoch = $3",
             ),
             release: sql(schema, release),
-            head: sql(
-                schema,
-                "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM @schema@.outbox_event_position_seq",
-            ),
+            head: sql(schema, "SELECT @head@ FROM @schema@.outbox_event_position_seq"),
         }
     }
 }

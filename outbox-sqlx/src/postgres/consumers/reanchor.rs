@@ -49,7 +49,7 @@ impl Sql {
             fence: sql("DELETE FROM @schema@.outbox_member RETURNING consumer, member, epoch, lanes"),
             // A careless restore may have left the sequence behind the rows.
             highest: sql("SELECT greatest(
-                    (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM @schema@.outbox_event_position_seq),
+                    (SELECT @head@ FROM @schema@.outbox_event_position_seq),
                     (SELECT max(position) FROM @schema@.outbox_event),
                     (SELECT max(position) FROM @schema@.outbox_parked),
                     (SELECT max(position) FROM @schema@.outbox_discarded),

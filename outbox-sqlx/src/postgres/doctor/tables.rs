@@ -67,7 +67,7 @@ pub(super) async fn sequence(log: &Inner) -> Result<Vec<Finding>, LogError> {
     let row = sqlx::query(sql(
         log,
         "SELECT seqcache, seqincrement, seqcycle, seqmax,
-            (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM @schema@.outbox_event_position_seq)
+            (SELECT @head@ FROM @schema@.outbox_event_position_seq)
         FROM pg_sequence WHERE seqrelid = '@schema@.outbox_event_position_seq'::regclass",
     ))
     .fetch_one(&log.pool)
