@@ -34,7 +34,7 @@ pub struct SeedEnvelope;
 /// The [`SeedEnvelope`] without the headers that only repeat its body: log and sequence are left, the ordering key, and
 /// what the writer added. [`SeedEnvelope`] reads it.
 ///
-/// For many small events: each header of a message costs client and broker more than 100 bytes of its body. A consumer
+/// For many small events: each header of a message costs the client about 0.5 µs, and the broker too. A consumer
 /// that routes or filters by headers alone needs the other one.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LeanEnvelope;
