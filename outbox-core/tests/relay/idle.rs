@@ -50,7 +50,7 @@ struct Counting {
 
 impl Counting {
     async fn calls_a_minute(&self) -> usize {
-        // The polls grow apart first.
+        // On a paused clock, since calls over time are what is counted. The polls grow apart first.
         tokio::time::sleep(Duration::from_secs(10)).await;
         let before = self.calls.load(Ordering::Relaxed);
         tokio::time::sleep(Duration::from_mins(10)).await;

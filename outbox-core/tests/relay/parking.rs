@@ -41,6 +41,7 @@ async fn a_poison_among_a_thousand_keys_stops_its_own_key_only_and_redriving_res
     // Writers go on all the while.
     while running.now().blocked_keys > 0 {
         bench.change([3, 3, 4]).await;
+        // The pace of writers, on a paused clock: it lets the relay have its turn, and nothing waits for it.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     bench.change([3]).await;

@@ -101,11 +101,13 @@ impl SourceHarness for ReadingFrom {
         all_delivered(send(open(&publisher).await.as_mut(), vec![message]).await.as_mut()).await;
     }
 
-    async fn recreate(&self) {
+    async fn recreate(&self) -> bool {
         upheaval::recreate(&self.topic, 1).await;
+        true
     }
 
-    async fn expire(&self) {
+    async fn expire(&self) -> bool {
         upheaval::expire(&self.topic, 1).await;
+        true
     }
 }

@@ -133,7 +133,7 @@ impl Program {
                 return found;
             }
             assert!(Instant::now() < end, "{query}: still {found}");
-            // Asked as a client would: an answer is the only signal there is from outside.
+            // Asked as a client would, again and again: an answer is the only signal there is from outside.
             sleep(Duration::from_millis(20)).await;
         }
     }

@@ -92,12 +92,14 @@ impl SourceHarness for Harness {
         self.broker.write(Message { topic, key, payload: Some(payload), headers: Vec::new() });
     }
 
-    async fn recreate(&self) {
+    async fn recreate(&self) -> bool {
         self.broker.recreate("suite-events");
+        true
     }
 
-    async fn expire(&self) {
+    async fn expire(&self) -> bool {
         self.broker.expire("suite-events");
+        true
     }
 }
 

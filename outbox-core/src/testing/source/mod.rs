@@ -40,16 +40,17 @@ pub trait SourceHarness: Send + Sync {
     /// [`foreign_records`](crate::source::SourceCapabilities::foreign_records).
     async fn produce_foreign(&self, payload: Bytes);
 
-    /// Deletes what the events are in and creates it again, empty, under the same name. Called only if the source
-    /// declares [`checked_positions`](crate::source::SourceCapabilities::checked_positions).
-    async fn recreate(&self) {
-        unimplemented!("a harness of a source that checks positions says how to create its partition again");
+    /// Deletes what the events are in and creates it again, empty, under the same name. Returns whether it did, which is
+    /// asked for if the source declares
+    /// [`checked_positions`](crate::source::SourceCapabilities::checked_positions). Does nothing by default.
+    async fn recreate(&self) -> bool {
+        false
     }
 
-    /// Removes every event that is there, as retention does. Called only if the source declares
-    /// [`checked_positions`](crate::source::SourceCapabilities::checked_positions).
-    async fn expire(&self) {
-        unimplemented!("a harness of a source that checks positions says how retention works");
+    /// Removes every event that is there, as retention does. Returns whether it did, which is asked for if the source
+    /// declares [`checked_positions`](crate::source::SourceCapabilities::checked_positions). Does nothing by default.
+    async fn expire(&self) -> bool {
+        false
     }
 
     /// Called after a case that passed. Does nothing by default.

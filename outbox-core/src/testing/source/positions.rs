@@ -46,7 +46,7 @@ pub async fn a_recreated_partition_is_told_at_the_start<H: SourceHarness>(harnes
     assert_eq!(reader.numbers(5).await, [0, 1, 2, 3, 4]);
     let (partition, position) = reader.position();
     reader.close().await;
-    harness.recreate().await;
+    assert!(harness.recreate().await, "a source that checks positions needs a harness that can recreate");
     harness.produce(events(10..18)).await;
     let mut reader = Reader::open(harness).await;
     assigned(&mut reader, &partition).await;
@@ -65,7 +65,7 @@ pub async fn a_shorter_partition_is_told_at_the_start<H: SourceHarness>(harness:
     assert_eq!(reader.numbers(5).await, [0, 1, 2, 3, 4]);
     let (partition, position) = reader.position();
     reader.close().await;
-    harness.recreate().await;
+    assert!(harness.recreate().await, "a source that checks positions needs a harness that can recreate");
     harness.produce(events(10..12)).await;
     let mut reader = Reader::open(harness).await;
     assigned(&mut reader, &partition).await;
@@ -84,7 +84,7 @@ pub async fn a_commit_before_a_recreation_is_no_place_to_start<H: SourceHarness>
     reader.commit().await;
     let (partition, _) = reader.position();
     reader.close().await;
-    harness.recreate().await;
+    assert!(harness.recreate().await, "a source that checks positions needs a harness that can recreate");
     harness.produce(events(10..18)).await;
     let mut reader = Reader::open(harness).await;
     assigned(&mut reader, &partition).await;
@@ -105,7 +105,7 @@ pub async fn a_recreation_under_a_running_source_is_told<H: SourceHarness>(harne
     }
     assert_eq!(reader.numbers(5).await, [0, 1, 2, 3, 4]);
     let (partition, position) = reader.position();
-    harness.recreate().await;
+    assert!(harness.recreate().await, "a source that checks positions needs a harness that can recreate");
     harness.produce(events(10..18)).await;
     assigned(&mut reader, &partition).await;
     assert_eq!(refused(&mut reader, &partition, &position).await, SourceErrorKind::Recreated);
@@ -124,7 +124,7 @@ pub async fn events_that_expired_unread_are_told<H: SourceHarness>(harness: &H) 
     let (partition, position) = reader.position();
     reader.close().await;
     harness.produce(events(2..5)).await;
-    harness.expire().await;
+    assert!(harness.expire().await, "a source that checks positions needs a harness that can expire");
     harness.produce(events(5..7)).await;
     let mut reader = Reader::open(harness).await;
     assigned(&mut reader, &partition).await;
@@ -144,7 +144,7 @@ pub async fn events_that_expire_under_a_running_source_are_told<H: SourceHarness
     let (partition, _) = reader.position();
     reader.source.pause(&partition).await.expect("pause");
     harness.produce(events(2..5)).await;
-    harness.expire().await;
+    assert!(harness.expire().await, "a source that checks positions needs a harness that can expire");
     harness.produce(events(5..7)).await;
     reader.source.resume(&partition).await.expect("resume");
     let mut came = Vec::new();
@@ -179,7 +179,7 @@ pub async fn a_position_outlives_the_records_before_it<H: SourceHarness>(harness
     assert_eq!(reader.numbers(3).await, [0, 1, 2]);
     let (partition, position) = reader.position();
     reader.close().await;
-    harness.expire().await;
+    assert!(harness.expire().await, "a source that checks positions needs a harness that can expire");
     let mut reader = Reader::open(harness).await;
     assigned(&mut reader, &partition).await;
     reader.source.start(&partition, Some(&position)).await.expect("nothing unread is gone");
