@@ -9,6 +9,8 @@
 //! the moment at which one was to arrive: a stall counts for everything that it delays. Writers and relay are one
 //! process, the relay has its default settings and hears the writers' bell. Beyond 500/s a transaction has ten events.
 //!
+//! `OUTBOX_BENCH_PART=visible` goes on to a read model in PostgreSQL, straight from the log and through Kafka.
+//!
 //! Rounds are interleaved: the relay, the bare producer alone, the bare producer beside the same inserts.
 
 mod appended;
@@ -23,6 +25,7 @@ mod raw;
 mod relay;
 mod stages;
 mod stamps;
+mod visible;
 mod writers;
 
 use std::time::Duration;
@@ -70,9 +73,10 @@ fn main() -> Result<()> {
     let (rounds, seconds) = (number("OUTBOX_BENCH_ROUNDS", 5)?.max(1), number("OUTBOX_BENCH_SECONDS", 10)?.max(1));
     let (postgres, burst) = (number("OUTBOX_BENCH_POSTGRES", 15)?, number("OUTBOX_BENCH_BURST", 0)? as u64);
     let linger = std::env::var("OUTBOX_BENCH_LINGER").ok();
+    let is_visible = std::env::var("OUTBOX_BENCH_PART").is_ok_and(|part| part == "visible");
     let settings =
         json!({"rates": rates, "rounds": rounds, "seconds": seconds, "postgres": postgres, "linger": linger});
-    let mut report = Report::begin("latency", settings);
+    let mut report = Report::begin(if is_visible { "visible" } else { "latency" }, settings);
     let version = if postgres == 18 { PostgresVersion::V18 } else { PostgresVersion::V15 };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -80,6 +84,9 @@ fn main() -> Result<()> {
         let pool = database.connect(writers::WRITERS as u32 + 8).await;
         let log = log::filled(&pool, "latency", LaneCount::default(), 100_000).await?;
         let bench = Bench { pool, log, linger };
+        if is_visible {
+            visible::prepare(&bench.pool).await?;
+        }
         for rate in rates {
             let burst = match burst {
                 0 if rate > 500 => 10,
@@ -87,7 +94,11 @@ fn main() -> Result<()> {
                 burst => burst,
             };
             let load = Load { rate, burst, length: Duration::from_secs(seconds as u64) };
-            bench.measure(load, rounds, &mut report).await?;
+            if is_visible {
+                bench.measure_visible(load, rounds, &mut report).await?;
+            } else {
+                bench.measure(load, rounds, &mut report).await?;
+            }
         }
         bench.pool.close().await;
         database.drop_database().await;
@@ -97,6 +108,17 @@ fn main() -> Result<()> {
 }
 
 impl Bench {
+    async fn measure_visible(&self, under: Load, rounds: usize, report: &mut Report) -> Result<()> {
+        let mut stages = Stages::default();
+        for round in 1..=rounds {
+            eprintln!("{} events/s, round {round} of {rounds}, load {}", under.rate, load());
+            stages.projected(visible::FROM_THE_LOG, &visible::from_the_log(self, under).await?);
+            stages.projected(visible::THROUGH_KAFKA, &visible::through_kafka(self, under).await?);
+        }
+        stages.table(under, report);
+        Ok(())
+    }
+
     async fn measure(&self, under: Load, rounds: usize, report: &mut Report) -> Result<()> {
         let mut stages = Stages::default();
         for round in 1..=rounds {

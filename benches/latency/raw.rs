@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The publisher's default.
-const LINGER: &str = "2";
+const LINGER: &str = "0";
 
 /// How long the last acknowledgements are waited for, and how often is looked.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -49,6 +49,19 @@ impl Stages {
         }
     }
 
+    /// A way to a read model.
+    pub(crate) fn projected(&mut self, who: &str, stamps: &Stamps) {
+        use Stage::{Committed, Due, Read, Visible};
+        for (name, from, to) in [
+            ("commit → visible", Committed, Visible),
+            ("insert → committed", Due, Committed),
+            ("committed → projector", Committed, Read),
+            ("projector → visible", Read, Visible),
+        ] {
+            self.add(format!("{who}: {name}"), percentiles(&between(stamps, from, to)));
+        }
+    }
+
     pub(crate) fn raw(&mut self, who: &str, stamps: &Stamps) {
         self.round(who, stamps);
         let acknowledged = between(stamps, Stage::Due, Stage::Acknowledged);
@@ -68,7 +81,7 @@ impl Stages {
         }
     }
 
-    pub(crate) fn tell(&self, load: Load, report: &mut Report) -> Result<()> {
+    pub(crate) fn table(&self, load: Load, report: &mut Report) {
         let Load { rate, burst, .. } = load;
         let rows = self.rows.iter().map(|row| {
             let rounds = |n: usize| row.rounds.iter().map(|round| round[n]).collect();
@@ -76,6 +89,11 @@ impl Stages {
         });
         let title = format!("{rate} events/s, {burst} a transaction, milliseconds");
         report.grid(&title, &PERCENTILES.map(|(name, _)| name), &rows.collect::<Vec<_>>());
+    }
+
+    pub(crate) fn tell(&self, load: Load, report: &mut Report) -> Result<()> {
+        self.table(load, report);
+        let rate = load.rate;
         let over_time = self.seconds.iter().map(|(who, seconds)| json!({"row": who, "seconds": seconds}));
         report.keep(&format!("over_time_{rate}"), over_time.collect());
         let line = |who: &str, n: usize, seconds: &[[f64; 3]]| {

@@ -12,15 +12,17 @@ use uuid::Uuid;
 pub(crate) enum Stage {
     Due,
     Committed,
-    /// The relay has read it and begins to encode it.
+    /// The relay has read it and begins to encode it; or the projector has it and begins to apply it.
     Read,
     HandedOver,
     Appended,
     /// The relay knows that the broker has it.
     Acknowledged,
+    /// Its effect is committed to the read model.
+    Visible,
 }
 
-const STAGES: usize = 6;
+const STAGES: usize = 7;
 
 /// Microseconds since the beginning, by event and stage; zero while it has not come.
 pub(crate) struct Stamps {

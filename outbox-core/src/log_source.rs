@@ -1,30 +1,33 @@
 //! Straight from the log: a named consumer as an event source, no broker needed.
 
+mod asked;
 mod builder;
+mod lag;
 mod lease;
+mod look;
+mod member;
+mod parts;
 mod pauses;
+mod place;
 #[cfg(all(test, feature = "testing"))]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::time::{Instant, sleep};
 
 pub use builder::{LogSourceBuilder, UnnamedLogSource};
 
 use crate::{
-    event::{LaneSet, ReceivedEvent},
-    log::{Claim, Cursor, EventLog, Fence, LogError, LogErrorKind, MemberId, Page, Track},
-    source::{
-        Batch, EventSource, Partition, SourceCapabilities, SourceError, SourceErrorKind, SourceEvent, SourcePosition,
-        SourceRecord,
-    },
+    log::{Cursor, EventLog, LogError, LogErrorKind, MemberId, Track},
+    source::{EventSource, Partition, SourceCapabilities, SourceError, SourceErrorKind, SourceEvent, SourcePosition},
     wake::WakeListener,
 };
 use builder::Settings;
-use lease::Lease;
+use member::Member;
+use parts::{Part, Reading};
 use pauses::Pauses;
+use place::Place;
 
 /// An [`EventSource`] over a log, as one of its named consumers.
 ///
@@ -45,19 +48,44 @@ use pauses::Pauses;
 /// does not lose it; dropping the source ends that task, and closing it gives the partition back at once. Must be used
 /// within a tokio runtime.
 ///
-/// A consumer that an operator paused keeps its partition and delivers nothing until it goes on.
+/// A consumer that an operator paused keeps its partitions and delivers nothing until it goes on.
 ///
 /// A position given to [`EventSource::start`] wins over the log's checkpoint: a projection that keeps its own position
 /// goes on exactly there, and [`EventSource::commit`] then only lets retention move on.
 ///
 /// New events are found when this process commits them, or by polling: after 25 ms at first, then ever later up to
-/// [`LogSourceBuilder::poll`].
+/// [`LogSourceBuilder::poll`]. A partition that got none for a minute, while the log moved on, gets an empty batch, so
+/// that its position stays near the end.
+///
+/// # Shared lanes
+/// With [`LogSourceBuilder::shared`] the sources of a consumer divide its lanes among them, and **each lane is a
+/// partition**, `log/{log id}/{consumer}/lane/{n}`. A source that comes gets its share within about half a lease, as the
+/// others give up their highest lanes; the lanes of one that closes or is gone go to the others. A lane that is given up
+/// is told as [`SourceEvent::Revoked`], and given back, where it was committed last, when `next` is called again.
+///
+/// * Lanes that stand at one place are read together. One that is paused stays where it is and is read by itself when it
+///   goes on, until all of them have reached the end of the log. Each place costs a read of all its events, so many
+///   lanes at different places in a long backlog are slower than one partition of all lanes.
+/// * What is committed is written at once, or within 200 ms together with what other lanes commit; closing the source
+///   writes it too.
+/// * A projection that keeps a position for each partition makes one transaction a lane: share lanes when one process is
+///   not enough, or to lose less time when one dies.
+///
+/// A projection may change from one partition to shared lanes: they start where the log's checkpoint is, and what took
+/// effect since comes again as duplicates. The way back works when all lanes stand at one place, as after a stop with
+/// nothing left to read; else see *Errors*.
+///
+/// # Lag
+/// [`EventSource::lag`] is 0 when everything was handed out that the last look found, and took effect. Else it counts
+/// positions of the log, from the last event handed out to the newest one: rolled back and other consumers' gaps are
+/// counted too, and what was handed out and had no effect yet is not. A lane's lag is its share of them. At least 1 when
+/// something is left.
 ///
 /// # Errors
 /// A log that is away is [`SourceErrorKind::Unavailable`]; the next try begins after a backoff with full jitter, 10 ms
 /// doubling to 2 s. A cursor that the log does not know is [`SourceErrorKind::BadPosition`]. All else is
-/// [`SourceErrorKind::Configuration`], also that the consumer's lanes stand at different places, as after a relay of the
-/// same name: a source has one position. The log's own error is kept as source.
+/// [`SourceErrorKind::Configuration`], also that the consumer's lanes stand at different places and are not shared, as
+/// after a relay of the same name: a partition has one position. The log's own error is kept as source.
 pub struct LogSource {
     log: Arc<dyn EventLog>,
     settings: Settings,
@@ -78,41 +106,10 @@ impl LogSource {
 enum State {
     New,
     Joining(Place),
-    Member(Membership),
-    /// Somebody took over; the caller is not told yet.
-    Lost(Place),
+    Member(Box<Member>),
+    /// The membership is over; the caller is not told yet that these are gone.
+    Lost(Place, Vec<Partition>),
     Closed,
-}
-
-/// What the log's identity means to this source.
-#[derive(Clone)]
-struct Place {
-    partition: Partition,
-    lanes: LaneSet,
-}
-
-struct Membership {
-    place: Place,
-    fence: Fence,
-    lease: Lease,
-    /// `None`: the lanes are somebody else's, or the caller is not told yet that they are ours.
-    owned: Option<Owned>,
-}
-
-struct Owned {
-    checkpoint: Cursor,
-    reading: Option<Reading>,
-    paused: bool,
-}
-
-struct Reading {
-    cursor: Cursor,
-    /// The end of the last batch handed out, until it is committed.
-    unsettled: Option<Cursor>,
-    /// When the cursor that moved on without events was last worth a write.
-    quiet_since: Instant,
-    /// The pause before the next look.
-    idle: Duration,
 }
 
 #[async_trait]
@@ -128,59 +125,60 @@ impl EventSource for LogSource {
     }
 
     async fn start(&mut self, partition: &Partition, after: Option<&SourcePosition>) -> Result<(), SourceError> {
-        let (place, _, owned) = self.owned(partition)?;
-        owned.reading = None;
-        let cursor = after.map_or_else(|| owned.checkpoint.clone(), |after| Cursor::from_text(after.as_text()));
-        if cursor != owned.checkpoint {
-            let track = place.track(&cursor);
+        let part = self.part(partition)?;
+        part.reading = None;
+        let cursor = after.map_or_else(|| part.done().clone(), |after| Cursor::from_text(after.as_text()));
+        let track = Track { cursor: cursor.clone(), lanes: part.lanes };
+        if !self.member(partition)?.is_at(&cursor) {
             // A foreign cursor is told here, where the caller knows whose it is.
             self.pauses.pause().await;
             let probe = self.log.read(&[track], 1).await.map(drop).map_err(source_error);
             self.settle(probe)?;
         }
-        let (_, _, owned) = self.owned(partition)?;
-        owned.reading = Some(Reading::behind(cursor));
+        self.part(partition)?.reading = Some(Reading::behind(cursor));
+        self.member(partition)?.looks.again();
         Ok(())
     }
 
     async fn commit(&mut self, partition: &Partition, position: &SourcePosition) -> Result<(), SourceError> {
-        let log = self.log.clone();
-        let (place, fence, owned) = self.owned(partition)?;
         let cursor = Cursor::from_text(position.as_text());
-        match log.checkpoint(fence, &[place.track(&cursor)]).await {
-            Ok(()) => {
-                // A second `start` without a position goes on behind the last commit, as the trait says.
-                owned.checkpoint = cursor.clone();
-                if let Some(reading) = &mut owned.reading
-                    && reading.unsettled.as_ref() == Some(&cursor)
-                {
-                    reading.unsettled = None;
-                }
-                Ok(())
+        let written = self.member(partition)?.commit(partition, cursor).await;
+        written.map_err(|error| {
+            if error.kind() == LogErrorKind::Fenced {
+                self.lose();
             }
-            Err(error) => {
-                if error.kind() == LogErrorKind::Fenced {
-                    self.state = State::Lost(place.clone());
-                }
-                Err(source_error(error))
-            }
-        }
+            source_error(error)
+        })
     }
 
     async fn pause(&mut self, partition: &Partition) -> Result<(), SourceError> {
-        self.owned(partition)?.2.paused = true;
+        self.part(partition)?.paused = true;
         Ok(())
     }
 
     async fn resume(&mut self, partition: &Partition) -> Result<(), SourceError> {
-        self.owned(partition)?.2.paused = false;
+        self.part(partition)?.paused = false;
+        self.member(partition)?.looks.again();
         Ok(())
     }
 
+    async fn lag(
+        &mut self,
+        partition: &Partition,
+        position: Option<&SourcePosition>,
+    ) -> Result<Option<u64>, SourceError> {
+        let consumer = self.settings.consumer.clone();
+        let (log, has_rung) = (self.log.clone(), self.bell.has_rung());
+        let lag = self.member(partition)?.lag(&*log, &consumer, partition, position, has_rung).await;
+        lag.map_err(source_error)
+    }
+
     async fn close(&mut self) -> Result<(), SourceError> {
-        let State::Member(member) = std::mem::replace(&mut self.state, State::Closed) else { return Ok(()) };
-        drop(member.lease);
-        match self.log.leave(&member.fence).await {
+        let State::Member(mut member) = std::mem::replace(&mut self.state, State::Closed) else { return Ok(()) };
+        let fence = member.lease.fence().clone();
+        let written = member.write().await;
+        drop(member);
+        match written.and(self.log.leave(&fence).await) {
             Err(error) if error.kind() != LogErrorKind::Fenced => Err(source_error(error)),
             _ => Ok(()),
         }
@@ -197,38 +195,34 @@ impl LogSource {
                     let Settings { consumer, start_at, .. } = &self.settings;
                     self.log.register(consumer, *start_at).await.map_err(source_error)?;
                     self.pauses.reset();
-                    let partition = Partition::new(format!("log/{}/{consumer}", identity.id));
-                    self.state = State::Joining(Place { partition, lanes: LaneSet::all(identity.lanes) });
+                    self.state = State::Joining(Place::new(&identity, &self.settings));
                 }
                 State::Joining(place) => {
                     let place = place.clone();
-                    let Settings { consumer, lease, poll, .. } = &self.settings;
-                    let joined = self.log.join(consumer, self.member, Claim::All, *lease).await;
+                    let Settings { consumer, claim, lease, .. } = &self.settings;
+                    let joined = self.log.join(consumer, self.member, *claim, *lease).await;
                     let assignment = joined.map_err(source_error)?;
                     self.pauses.reset();
-                    let fence = assignment.fence.clone();
-                    let lease = Lease::keep(self.log.clone(), assignment, *lease, *poll);
-                    self.state = State::Member(Membership { place, fence, lease, owned: None });
+                    let member = Member::new(self.log.clone(), place, assignment, &self.settings);
+                    self.state = State::Member(Box::new(member));
                 }
                 State::Member(member) => {
-                    let standing = member.lease.standing();
-                    if standing.lost {
-                        let place = member.place.clone();
-                        self.state = if member.owned.is_some() { State::Lost(place) } else { State::Joining(place) };
-                    } else if member.owned.is_some() {
-                        if let Some(batch) = self.read(standing.paused).await? {
-                            return Ok(SourceEvent::Batch(batch));
-                        }
-                    } else if standing.tracks.is_empty() {
-                        member.lease.changed().await;
-                    } else {
-                        return self.own(&standing.tracks).await;
+                    if let Some(places) = member.apart() {
+                        return Err(self.refuse(places).await);
+                    }
+                    match member.act(&self.log, &self.settings, &mut self.bell).await {
+                        Ok(Some(event)) => return Ok(event),
+                        Ok(None) => self.pauses.reset(),
+                        Err(error) if error.kind() == LogErrorKind::Fenced => self.lose(),
+                        Err(error) => return Err(source_error(error)),
                     }
                 }
-                State::Lost(place) => {
-                    let partition = place.partition.clone();
+                State::Lost(place, partitions) => {
+                    let lost = std::mem::take(partitions);
                     self.state = State::Joining(place.clone());
-                    return Ok(SourceEvent::Revoked(vec![partition]));
+                    if !lost.is_empty() {
+                        return Ok(SourceEvent::Revoked(lost));
+                    }
                 }
                 State::Closed => {
                     return Err(SourceError::new(
@@ -240,89 +234,39 @@ impl LogSource {
         }
     }
 
-    /// The log gave us these lanes.
-    async fn own(&mut self, tracks: &[Track]) -> Result<SourceEvent, SourceError> {
-        if let (State::Member(member), [Track { cursor, lanes }]) = (&mut self.state, tracks)
-            && *lanes == member.place.lanes
-        {
-            member.owned = Some(Owned { checkpoint: cursor.clone(), reading: None, paused: false });
-            return Ok(SourceEvent::Assigned(vec![member.place.partition.clone()]));
+    fn lose(&mut self) {
+        if let State::Member(member) = &self.state {
+            let told = member.parts.iter().filter(|part| !part.leaving).map(|part| part.partition.clone());
+            self.state = State::Lost(member.place.clone(), told.collect());
         }
-        if let State::Member(Membership { place, fence, .. }) = &mut self.state {
-            let fence = fence.clone();
-            self.state = State::Joining(place.clone());
+    }
+
+    /// Gives the lanes back, which are not for a source with one partition.
+    async fn refuse(&mut self, places: usize) -> SourceError {
+        if let State::Member(member) = &self.state {
+            let fence = member.lease.fence().clone();
+            self.state = State::Joining(member.place.clone());
             if let Err(error) = self.log.leave(&fence).await {
                 tracing::debug!(%error, "the lanes will be free when the lease ends");
             }
         }
-        // Positions are kept by partition, one for all lanes: with another the events between the two would be skipped.
         let message = format!(
-            "the lanes of consumer {} stand at {} places; a log source needs them at one: use another consumer",
-            self.settings.consumer,
-            tracks.len()
+            "the lanes of consumer {} stand at {places} places; a source that does not share them needs them at one: \
+             share them, or use another consumer",
+            self.settings.consumer
         );
-        Err(SourceError::new(SourceErrorKind::Configuration, message))
+        SourceError::new(SourceErrorKind::Configuration, message)
     }
 
-    /// One look for events. `None`: there were none for now, or the partition does not deliver.
-    async fn read(&mut self, consumer_paused: bool) -> Result<Option<Batch>, SourceError> {
-        let State::Member(Membership { place, fence, lease, owned: Some(owned) }) = &mut self.state else {
-            return Ok(None);
-        };
-        let Owned { checkpoint, reading, paused } = owned;
-        let Some(active) = reading.as_mut().filter(|_| !*paused && !consumer_paused) else {
-            lease.changed().await;
-            return Ok(None);
-        };
-        self.bell.arm();
-        let page = match self.log.read(&[place.track(&active.cursor)], self.settings.batch).await.and_then(one_page) {
-            Ok(page) => page,
-            Err(error) => {
-                if !error.kind().passes() {
-                    // The same answer would come for ever: deliver nothing until somebody starts elsewhere.
-                    *reading = None;
-                }
-                return Err(source_error(error));
-            }
-        };
-        self.pauses.reset();
-        let moved = page.next != active.cursor;
-        active.cursor = page.next;
-        if !page.events.is_empty() {
-            active.unsettled = Some(active.cursor.clone());
-            active.idle = FIRST_IDLE;
-            active.quiet_since = Instant::now();
-            let position = SourcePosition::from_text(active.cursor.as_text());
-            let records = page.events.into_iter().map(|e| SourceRecord::Event(ReceivedEvent::from(e))).collect();
-            return Ok(Some(Batch { partition: place.partition.clone(), records, position }));
-        }
-        if !page.caught_up {
-            return Ok(None);
-        }
-        if moved && active.unsettled.is_none() && active.quiet_since.elapsed() >= QUIET_COMMIT {
-            active.quiet_since = Instant::now();
-            match self.log.checkpoint(fence, &[place.track(&active.cursor)]).await {
-                Ok(()) => *checkpoint = active.cursor.clone(),
-                // Either is met again, and told, by the renewal or the next read.
-                Err(error) => tracing::debug!(%error, "a checkpoint without events failed"),
-            }
-        }
-        let idle = active.idle.min(self.settings.poll);
-        tokio::select! {
-            () = self.bell.rung() => active.idle = FIRST_IDLE,
-            () = sleep(idle) => active.idle = (idle * 2).min(self.settings.poll),
-            () = lease.changed() => {}
-        }
-        Ok(None)
-    }
-
-    fn owned(&mut self, partition: &Partition) -> Result<(&Place, &Fence, &mut Owned), SourceError> {
+    fn member(&mut self, partition: &Partition) -> Result<&mut Member, SourceError> {
         match &mut self.state {
-            State::Member(Membership { place, fence, owned: Some(owned), .. }) if place.partition == *partition => {
-                Ok((place, fence, owned))
-            }
+            State::Member(member) if member.has(partition) => Ok(member),
             _ => Err(not_assigned(partition)),
         }
+    }
+
+    fn part(&mut self, partition: &Partition) -> Result<&mut Part, SourceError> {
+        self.member(partition)?.part(partition).ok_or_else(|| not_assigned(partition))
     }
 
     fn settle<T>(&mut self, result: Result<T, SourceError>) -> Result<T, SourceError> {
@@ -333,29 +277,6 @@ impl LogSource {
         }
         result
     }
-}
-
-impl Place {
-    fn track(&self, cursor: &Cursor) -> Track {
-        Track { cursor: cursor.clone(), lanes: self.lanes }
-    }
-}
-
-impl Reading {
-    fn behind(cursor: Cursor) -> Self {
-        Self { cursor, unsettled: None, quiet_since: Instant::now(), idle: FIRST_IDLE }
-    }
-}
-
-/// The first pause after a look that found nothing.
-const FIRST_IDLE: Duration = Duration::from_millis(25);
-
-/// A cursor moves also when other clients of the database are busy; once in a while is enough to keep it fresh.
-const QUIET_COMMIT: Duration = Duration::from_mins(1);
-
-fn one_page(pages: Vec<Page>) -> Result<Page, LogError> {
-    let none = || LogError::new(LogErrorKind::Incompatible, "the log answered without a page");
-    pages.into_iter().next().ok_or_else(none)
 }
 
 fn not_assigned(partition: &Partition) -> SourceError {

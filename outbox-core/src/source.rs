@@ -89,11 +89,69 @@ pub trait EventSource: Send {
     /// See the trait's *Errors*.
     async fn resume(&mut self, partition: &Partition) -> Result<(), SourceError>;
 
+    /// How many records stand behind `position` at the moment, at least about; `None` for the position means the place
+    /// where the partition was started. `None` as answer: this source cannot tell.
+    ///
+    /// Default: cannot tell.
+    ///
+    /// # Errors
+    /// [`SourceErrorKind::Revoked`]; see the trait's *Errors*.
+    async fn lag(
+        &mut self,
+        _partition: &Partition,
+        _position: Option<&SourcePosition>,
+    ) -> Result<Option<u64>, SourceError> {
+        Ok(None)
+    }
+
     /// Leaves: partitions are given back at once. Call it last.
     ///
     /// # Errors
     /// See the trait's *Errors*.
     async fn close(&mut self) -> Result<(), SourceError>;
+}
+
+#[async_trait]
+impl<S: EventSource + ?Sized> EventSource for Box<S> {
+    fn capabilities(&self) -> SourceCapabilities {
+        (**self).capabilities()
+    }
+
+    async fn next(&mut self) -> Result<SourceEvent, SourceError> {
+        (**self).next().await
+    }
+
+    async fn start(&mut self, partition: &Partition, after: Option<&SourcePosition>) -> Result<(), SourceError> {
+        (**self).start(partition, after).await
+    }
+
+    async fn rewind(&mut self, partition: &Partition) -> Result<(), SourceError> {
+        (**self).rewind(partition).await
+    }
+
+    async fn commit(&mut self, partition: &Partition, position: &SourcePosition) -> Result<(), SourceError> {
+        (**self).commit(partition, position).await
+    }
+
+    async fn pause(&mut self, partition: &Partition) -> Result<(), SourceError> {
+        (**self).pause(partition).await
+    }
+
+    async fn resume(&mut self, partition: &Partition) -> Result<(), SourceError> {
+        (**self).resume(partition).await
+    }
+
+    async fn lag(
+        &mut self,
+        partition: &Partition,
+        position: Option<&SourcePosition>,
+    ) -> Result<Option<u64>, SourceError> {
+        (**self).lag(partition, position).await
+    }
+
+    async fn close(&mut self) -> Result<(), SourceError> {
+        (**self).close().await
+    }
 }
 
 /// Where sources may differ.
@@ -141,7 +199,7 @@ pub enum SourceEvent {
     Assigned(Vec<Partition>),
     /// Partitions were taken away: whatever is not committed will be delivered to somebody else.
     Revoked(Vec<Partition>),
-    /// Records, never empty.
+    /// Records.
     Batch(Batch),
 }
 
@@ -150,7 +208,7 @@ pub enum SourceEvent {
 pub struct Batch {
     /// Which partition.
     pub partition: Partition,
-    /// Its records in order.
+    /// Its records in order. Empty when only the position moved on.
     pub records: Vec<SourceRecord>,
     /// Everything up to here is in this batch or in earlier ones.
     pub position: SourcePosition,
@@ -160,24 +218,48 @@ pub struct Batch {
 #[derive(Debug, Clone)]
 pub enum SourceRecord {
     /// An event.
-    Event(ReceivedEvent),
+    Event {
+        /// The event.
+        event: ReceivedEvent,
+        /// What it was decoded from; `None` where the source carries events as they are.
+        raw: Option<RawRecord>,
+    },
     /// A record that is not an event this consumer can decode.
-    Undecodable(Undecodable),
+    Undecodable {
+        /// Why not.
+        reason: String,
+        /// What came.
+        raw: RawRecord,
+    },
 }
 
-/// A record that could not be decoded, kept as it came.
-#[derive(Debug, Clone)]
-pub struct Undecodable {
-    /// Where it stood, for people: such as `tutor-events/3@1207`.
-    pub place: String,
-    /// Why it could not be decoded.
-    pub reason: String,
+/// A record as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawRecord {
+    /// Its number in its partition.
+    pub offset: u64,
     /// Its key.
     pub key: Option<Bytes>,
     /// Its body.
     pub payload: Option<Bytes>,
-    /// Its headers.
+    /// Its headers in order.
     pub headers: Vec<(Arc<str>, Bytes)>,
+}
+
+impl SourceRecord {
+    /// An event of a source that carries events as they are.
+    #[must_use]
+    pub fn event(event: impl Into<ReceivedEvent>) -> Self {
+        Self::Event { event: event.into(), raw: None }
+    }
+}
+
+impl RawRecord {
+    /// Where it stands, for people: such as `tutor-events/3@1207`.
+    #[must_use]
+    pub fn place(&self, partition: &Partition) -> String {
+        format!("{partition}@{}", self.offset)
+    }
 }
 
 /// One ordered part of a source, such as a topic's partition.

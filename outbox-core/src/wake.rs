@@ -42,6 +42,12 @@ impl WakeListener {
         self.rung.mark_unchanged();
     }
 
+    /// Whether it rang since the last [`WakeListener::arm`].
+    #[must_use]
+    pub fn has_rung(&self) -> bool {
+        self.rung.has_changed().unwrap_or_default()
+    }
+
     /// Waits for a ring since the last [`WakeListener::arm`]. Cancel safe.
     pub async fn rung(&mut self) {
         let _closed_is_impossible = self.rung.changed().await;

@@ -40,5 +40,8 @@ opensearch_answers() { # PORT
     read -r _ status _ <&3 && [ "$status" = 200 ]' "$1" 2>/dev/null
 }
 
-opensearch_env() { echo "OUTBOX_TEST_OPENSEARCH_URL=http://127.0.0.1:$1"; } # PORT
+opensearch_env() { # PORT
+  echo "OUTBOX_TEST_OPENSEARCH_URL=http://127.0.0.1:$1"
+  echo "OUTBOX_TEST_OPENSEARCH_LIBS=$(opensearch_libs)"
+}
 opensearch_purge() { :; }

@@ -1,15 +1,11 @@
 //! The crash matrix as a page of the documentation.
 
-use std::{env, fmt::Write as _, fs, path::Path};
+use std::fmt::Write as _;
 
-use crate::{mortal::Failpoint, scene::Aftermath, shop::Kind};
-
-/// Set to 1 to write the page instead of comparing with it.
-const WRITE: &str = "OUTBOX_WRITE_CRASH_MATRIX";
-const PAGE: &str = "docs/crash-matrix.md";
+use crate::{mortal::Failpoint, page, scene::Aftermath, shop::Kind};
 
 const INTRODUCTION: &str = "\
-# Crash matrix
+## Relays
 
 A relay process is killed with SIGKILL at each step of its work, by itself, between one call of the log or the publisher
 and the next. Four writers go on changing 50 aggregates meanwhile, and other relay processes finish. Then the whole topic
@@ -24,7 +20,7 @@ is read and compared with the database.
   messages is of an event that a recorded checkpoint had passed.
 * **Seen**: messages that came again in the run that wrote this page.
 
-This page is written by `OUTBOX_WRITE_CRASH_MATRIX=1 cargo test --test crash matrix`. Without the variable the same test
+This section is written by `OUTBOX_WRITE_CRASH_MATRIX=1 cargo test --test crash matrix`. Without the variable the same test
 fails when a row has changed, but for what was seen.
 ";
 
@@ -35,26 +31,18 @@ const HEAD: &str = "\
 /// # Panics
 /// When the page says something else, but for what differs from run to run.
 pub(crate) fn keep_or_write(rows: &[Aftermath]) {
-    let found = page(rows);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
-    if env::var_os(WRITE).is_some_and(|value| value == "1") {
-        fs::write(&path, found).expect("the page is written");
-        return;
-    }
-    let kept = fs::read_to_string(&path).unwrap_or_default();
-    let same = lasting(&kept).eq(lasting(&found));
-    assert!(same, "{PAGE} does not say what was found; write it anew with {WRITE}=1. Found:\n{found}");
+    page::keep_or_write("relays", &section(rows));
 }
 
-fn page(rows: &[Aftermath]) -> String {
-    let mut page = String::from(INTRODUCTION);
+fn section(rows: &[Aftermath]) -> String {
+    let mut section = String::from(INTRODUCTION);
     for kind in [Kind::Postgres, Kind::Sqlite] {
-        write!(page, "\n## {} to Kafka\n\n{HEAD}\n", kind.name()).expect("text");
+        write!(section, "\n### {} to Kafka\n\n{HEAD}\n", kind.name()).expect("text");
         for row in rows.iter().filter(|row| row.kind == kind) {
-            writeln!(page, "{}", line(row)).expect("text");
+            writeln!(section, "{}", line(row)).expect("text");
         }
     }
-    page
+    section
 }
 
 fn line(row: &Aftermath) -> String {
@@ -63,14 +51,6 @@ fn line(row: &Aftermath) -> String {
     let (least, most) = step.repeats().into_inner();
     let allowed = if least == 0 { most.to_string() } else { format!("{least} to {most}") };
     format!("| {name} | {when} | {lost} | {inverted} | {blocked} | {allowed} | {repeated} |")
-}
-
-/// The lines without their last cells.
-fn lasting(page: &str) -> impl Iterator<Item = &str> {
-    page.lines().map(|line| {
-        let cells = line.strip_suffix(" |").and_then(|line| line.rsplit_once(" | "));
-        cells.map_or(line, |(lasting, _seen)| lasting)
-    })
 }
 
 fn when(step: Failpoint) -> &'static str {

@@ -4,6 +4,7 @@
 mod document;
 mod matrix;
 mod mortal;
+mod page;
 mod program;
 mod relay_process;
 mod scene;

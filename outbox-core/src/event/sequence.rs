@@ -26,6 +26,9 @@ impl Sequence {
     /// The largest position: 2^47 − 1.
     pub const MAX_POSITION: u64 = (1 << Self::POSITION_BITS) - 1;
 
+    /// Generation 0, position 0: below every sequence that a log gives.
+    pub const ZERO: Self = Self(0);
+
     /// The sequence of a position; `None` when the position exceeds [`Sequence::MAX_POSITION`].
     #[must_use]
     pub fn new(generation: u16, position: u64) -> Option<Self> {

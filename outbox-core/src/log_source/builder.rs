@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{LogSource, Pauses, State};
-use crate::log::{ConsumerName, EventLog, MemberId, StartAt};
+use crate::log::{Claim, ConsumerName, EventLog, MemberId, StartAt};
 
 /// A [`LogSource`] that still needs its consumer's name.
 pub struct UnnamedLogSource(pub(super) Arc<dyn EventLog>);
@@ -14,6 +14,7 @@ pub struct LogSourceBuilder {
 
 pub(super) struct Settings {
     pub(super) consumer: ConsumerName,
+    pub(super) claim: Claim,
     pub(super) start_at: StartAt,
     pub(super) batch: usize,
     pub(super) lease: Duration,
@@ -26,6 +27,7 @@ impl UnnamedLogSource {
     pub fn consumer(self, consumer: ConsumerName) -> LogSourceBuilder {
         let settings = Settings {
             consumer,
+            claim: Claim::All,
             start_at: StartAt::default(),
             batch: 500,
             lease: Duration::from_secs(12),
@@ -36,6 +38,14 @@ impl UnnamedLogSource {
 }
 
 impl LogSourceBuilder {
+    /// Shares the consumer's lanes with the other sources of it: each lane is a partition, see *Shared lanes* in
+    /// [`LogSource`]. Default: one source has all lanes, as one partition, and the others stand by.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.settings.claim = Claim::Share;
+        self
+    }
+
     /// Where a consumer begins that the log does not know yet. Default: [`StartAt::Beginning`].
     #[must_use]
     pub fn start_at(mut self, start_at: StartAt) -> Self {
@@ -43,14 +53,15 @@ impl LogSourceBuilder {
         self
     }
 
-    /// The most events in one batch; at least 1, 500 by default.
+    /// The most events in one batch, and about how many the log is asked for at once; at least 1, 500 by default.
     #[must_use]
     pub fn batch(mut self, events: usize) -> Self {
         self.settings.batch = events.max(1);
         self
     }
 
-    /// For how long after this process died the others wait; at least 10 ms, 12 s by default. Renewed every 2/5 of it.
+    /// For how long after this process died the others wait; at least 10 ms, 12 s by default. Renewed every 2/5 of it;
+    /// that is also how long a source that shares lanes takes to notice that another came or left.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease.max(Duration::from_millis(10));
@@ -75,5 +86,11 @@ impl LogSourceBuilder {
             state: State::New,
             pauses: Pauses::default(),
         }
+    }
+}
+
+impl Settings {
+    pub(super) fn is_shared(&self) -> bool {
+        self.claim == Claim::Share
     }
 }

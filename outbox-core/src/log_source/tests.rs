@@ -1,34 +1,36 @@
-use std::{
-    collections::HashMap,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+mod quiet;
+mod shared;
+
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::*;
 use crate::{
     event::{Lane, NewEvent},
-    log::{
-        Assignment, ConsumerName, LogAdmin, Park, Parked, ParkedEvent, Progress, Redriven, Renewal, Republished,
-        StartAt,
-    },
+    log::{Claim, ConsumerName, LogAdmin, StartAt},
     memory::MemoryLog,
     outbox::Outbox,
+    source::Batch,
     testing::{FaultyLog, LogOperation, source::SourceHarness},
-    wake::Wake,
 };
 
 const LEASE: Duration = Duration::from_secs(12);
 
-struct Harness(MemoryLog);
+struct Harness {
+    log: MemoryLog,
+    is_shared: bool,
+}
 
 impl Harness {
     #[expect(clippy::unused_async, reason = "suites make their harness with an async function")]
     async fn fresh() -> Self {
-        Self(MemoryLog::default())
+        Self { log: MemoryLog::default(), is_shared: false }
+    }
+
+    async fn shared() -> Self {
+        Self { is_shared: true, ..Self::fresh().await }
     }
 }
 
@@ -37,11 +39,12 @@ impl SourceHarness for Harness {
     type Source = LogSource;
 
     async fn open(&self) -> LogSource {
-        source(Arc::new(self.0.clone()))
+        let builder = builder(Arc::new(self.log.clone()));
+        if self.is_shared { builder.shared() } else { builder }.build()
     }
 
     async fn produce(&self, events: Vec<NewEvent>) {
-        append(&self.0, &events).await;
+        append(&self.log, &events).await;
     }
 
     async fn produce_foreign(&self, _: Bytes) {
@@ -50,9 +53,14 @@ impl SourceHarness for Harness {
 }
 
 crate::source_suite!(conformance, Harness::fresh);
+crate::source_suite!(conformance_of_shared_lanes, Harness::shared);
 
 fn source(log: Arc<dyn EventLog>) -> LogSource {
-    LogSource::builder(log).consumer(consumer()).lease(LEASE).build()
+    builder(log).build()
+}
+
+fn builder(log: Arc<dyn EventLog>) -> LogSourceBuilder {
+    LogSource::builder(log).consumer(consumer()).lease(LEASE)
 }
 
 fn consumer() -> ConsumerName {
@@ -252,180 +260,4 @@ async fn who_waits_asks_often_and_joins_again_when_an_answer_is_lost() {
     assert_eq!(log.failures_left(), 0);
     let members = log.inner().consumers().await.expect("consumers").remove(0).members;
     assert_eq!(members.len(), 1, "it is one member");
-}
-
-/// Counts calls, and shows no events while it hides them: cursors move all the same, as when other clients of a database
-/// are busy.
-struct Quiet {
-    inner: MemoryLog,
-    hides: AtomicBool,
-    /// Commits an event just after the next read looked.
-    commits_after_read: AtomicBool,
-    calls: Mutex<HashMap<&'static str, usize>>,
-}
-
-impl Quiet {
-    fn new(inner: MemoryLog) -> Arc<Self> {
-        Arc::new(Self {
-            inner,
-            hides: AtomicBool::new(true),
-            commits_after_read: AtomicBool::new(false),
-            calls: Mutex::default(),
-        })
-    }
-
-    fn call(&self, what: &'static str) {
-        *self.calls.lock().expect("no panic").entry(what).or_default() += 1;
-    }
-
-    fn calls(&self, what: &str) -> usize {
-        self.calls.lock().expect("no panic").get(what).copied().unwrap_or_default()
-    }
-}
-
-#[async_trait]
-impl EventLog for Quiet {
-    fn capabilities(&self) -> crate::log::LogCapabilities {
-        EventLog::capabilities(&self.inner)
-    }
-
-    async fn identity(&self) -> Result<crate::log::LogIdentity, LogError> {
-        self.call("identity");
-        self.inner.identity().await
-    }
-
-    async fn register(&self, consumer: &ConsumerName, start: StartAt) -> Result<(), LogError> {
-        self.call("register");
-        self.inner.register(consumer, start).await
-    }
-
-    async fn join(
-        &self,
-        consumer: &ConsumerName,
-        member: MemberId,
-        claim: Claim,
-        lease: Duration,
-    ) -> Result<Assignment, LogError> {
-        self.call("join");
-        self.inner.join(consumer, member, claim, lease).await
-    }
-
-    async fn renew(&self, fence: &Fence, lease: Duration) -> Result<Renewal, LogError> {
-        self.call("renew");
-        self.inner.renew(fence, lease).await
-    }
-
-    async fn release(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
-        self.inner.release(fence, tracks).await
-    }
-
-    async fn leave(&self, fence: &Fence) -> Result<(), LogError> {
-        self.inner.leave(fence).await
-    }
-
-    async fn read(&self, tracks: &[Track], limit: usize) -> Result<Vec<Page>, LogError> {
-        self.call("read");
-        let mut pages = self.inner.read(tracks, limit).await?;
-        if self.commits_after_read.swap(false, Ordering::Relaxed) {
-            append(&self.inner, &[event()]).await;
-        }
-        if self.hides.load(Ordering::Relaxed) {
-            for page in &mut pages {
-                page.events.clear();
-            }
-        }
-        Ok(pages)
-    }
-
-    async fn checkpoint(&self, fence: &Fence, tracks: &[Track]) -> Result<(), LogError> {
-        self.call("checkpoint");
-        self.inner.checkpoint(fence, tracks).await
-    }
-
-    async fn park(&self, fence: &Fence, events: &[Park]) -> Result<Vec<Parked>, LogError> {
-        self.inner.park(fence, events).await
-    }
-
-    async fn blocked_keys(&self, fence: &Fence) -> Result<Vec<String>, LogError> {
-        self.inner.blocked_keys(fence).await
-    }
-
-    async fn due_parked(&self, fence: &Fence, limit: usize) -> Result<Vec<ParkedEvent>, LogError> {
-        self.inner.due_parked(fence, limit).await
-    }
-
-    async fn redriven(&self, fence: &Fence, events: &[Republished]) -> Result<Vec<Redriven>, LogError> {
-        self.inner.redriven(fence, events).await
-    }
-
-    async fn progress(&self, consumer: &ConsumerName) -> Result<Progress, LogError> {
-        self.inner.progress(consumer).await
-    }
-
-    fn wake(&self) -> &Wake {
-        self.inner.wake()
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_idle_source_costs_at_most_75_queries_a_minute() {
-    let log = Quiet::new(MemoryLog::default());
-    let mut source = source(log.clone());
-    started(&mut source).await;
-    let _warm_up = tokio::time::timeout(Duration::from_mins(1), source.next()).await;
-    log.calls.lock().expect("no panic").clear();
-    assert!(tokio::time::timeout(Duration::from_mins(10), source.next()).await.is_err(), "nothing comes");
-    let calls: usize = log.calls.lock().expect("no panic").values().sum();
-    assert!((600..=750).contains(&calls), "{:?}", log.calls);
-}
-
-#[tokio::test(start_paused = true)]
-async fn progress_without_events_is_committed_once_in_a_while() {
-    let log = Quiet::new(MemoryLog::default());
-    let mut source = source(log.clone());
-    started(&mut source).await;
-    let ten_minutes = Instant::now() + Duration::from_mins(10);
-    while Instant::now() < ten_minutes {
-        append(&log.inner, &[event()]).await;
-        assert!(tokio::time::timeout(Duration::from_secs(5), source.next()).await.is_err(), "nothing is emitted");
-    }
-    let checkpoints = log.calls("checkpoint");
-    assert!((8..=10).contains(&checkpoints), "{checkpoints}");
-    let progress = log.progress(&consumer()).await.expect("progress");
-    assert!(progress.head - progress.position <= 14, "{progress:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn progress_without_events_waits_for_the_batch_before_it() {
-    let log = Quiet::new(MemoryLog::default());
-    log.hides.store(false, Ordering::Relaxed);
-    append(&log.inner, &[event()]).await;
-    let mut source = source(log.clone());
-    let partition = started(&mut source).await;
-    let uncommitted = batch(&mut source).await;
-    log.hides.store(true, Ordering::Relaxed);
-    for _ in 0..20 {
-        append(&log.inner, &[event()]).await;
-        assert!(tokio::time::timeout(Duration::from_secs(10), source.next()).await.is_err(), "nothing is emitted");
-    }
-    assert_eq!(log.calls("checkpoint"), 0, "the batch may not have had its effect yet");
-    source.commit(&partition, &uncommitted.position).await.expect("commit");
-    append(&log.inner, &[event()]).await;
-    assert!(tokio::time::timeout(Duration::from_mins(2), source.next()).await.is_err(), "nothing is emitted");
-    assert_eq!(log.calls("checkpoint"), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_commit_between_a_look_and_the_wait_is_not_missed() {
-    let log = Quiet::new(MemoryLog::default());
-    log.hides.store(false, Ordering::Relaxed);
-    let day = Duration::from_hours(24);
-    let mut source = LogSource::builder(log.clone()).consumer(consumer()).lease(day).poll(day).build();
-    started(&mut source).await;
-    // Far into the ever longer pauses.
-    assert!(tokio::time::timeout(Duration::from_hours(1), source.next()).await.is_err());
-    log.commits_after_read.store(true, Ordering::Relaxed);
-    let before = Instant::now();
-    assert_eq!(batch(&mut source).await.records.len(), 1);
-    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
 }

@@ -195,7 +195,7 @@ mod tests {
         let event = crate::event::NewEvent::tombstone("Tutor", 1, "Erased").expect("event").into_event();
         let events = [(); 2].map(|()| ReceivedEvent { origin: None, event: event.clone() });
         let (partition, to) = (Partition::new("p"), SourcePosition::from_text("1"));
-        let step = Step { partition: &partition, from: None, to: &to, events: &events };
+        let step = Step::new(&partition, None, &to, &events);
         let applied = projection.apply(step).await.expect("apply");
         assert_eq!((applied.applied, applied.duplicates, projection.len()), (1, 1, 1));
     }

@@ -14,8 +14,8 @@ use crate::{
     profile::Decoder,
     publisher::Message,
     source::{
-        Batch, EventSource, Partition, SourceCapabilities, SourceError, SourceErrorKind, SourceEvent, SourcePosition,
-        SourceRecord, Undecodable,
+        Batch, EventSource, Partition, RawRecord, SourceCapabilities, SourceError, SourceErrorKind, SourceEvent,
+        SourcePosition, SourceRecord,
     },
 };
 
@@ -51,6 +51,8 @@ struct Reading {
     topic: Arc<str>,
     /// Up to where messages were delivered; `None` before the partition is started.
     at: Option<Position>,
+    /// Where it was started.
+    started: Option<Position>,
     paused: bool,
 }
 
@@ -168,14 +170,14 @@ impl EventSource for MemorySource {
         };
         at.index(partition, past, count)?;
         drop(topics);
-        self.reading(partition)?.at = Some(at);
+        self.reading(partition)?.begin(at);
         Ok(())
     }
 
     async fn rewind(&mut self, partition: &Partition) -> Result<(), SourceError> {
         let topic = self.reading(partition)?.topic.clone();
         let (past, _) = self.broker.topics().state(&topic);
-        self.reading(partition)?.at = Some(Position::beginning(past));
+        self.reading(partition)?.begin(Position::beginning(past));
         Ok(())
     }
 
@@ -197,6 +199,21 @@ impl EventSource for MemorySource {
         Ok(())
     }
 
+    async fn lag(
+        &mut self,
+        partition: &Partition,
+        position: Option<&SourcePosition>,
+    ) -> Result<Option<u64>, SourceError> {
+        let reading = self.reading(partition)?;
+        let (topic, started) = (reading.topic.clone(), reading.started);
+        let (past, count) = self.broker.topics().state(&topic);
+        let at = match position {
+            Some(position) => Position::parse(partition, position)?,
+            None => started.unwrap_or_else(|| Position::beginning(past)),
+        };
+        Ok(Some((count - at.index(partition, past, count)?) as u64))
+    }
+
     async fn close(&mut self) -> Result<(), SourceError> {
         self.give_back();
         Ok(())
@@ -205,7 +222,11 @@ impl EventSource for MemorySource {
 
 impl Reading {
     fn new(topic: Arc<str>) -> Self {
-        Self { partition: Partition::new(format!("memory/{topic}")), topic, at: None, paused: false }
+        Self { partition: Partition::new(format!("memory/{topic}")), topic, at: None, started: None, paused: false }
+    }
+
+    fn begin(&mut self, at: Position) {
+        (self.at, self.started) = (Some(at), Some(at));
     }
 
     /// Errors: what was delivered has nothing to do with what is there now.
@@ -221,7 +242,7 @@ impl Reading {
             .iter()
             .take(BATCH)
             .zip(at.offset..)
-            .map(|(message, offset)| decode(message, decoder, format!("{}@{offset}", self.topic)))
+            .map(|(message, offset)| decode(message, decoder, offset as u64))
             .collect();
         let end = at.plus(records.len());
         self.at = Some(end);
@@ -229,17 +250,12 @@ impl Reading {
     }
 }
 
-fn decode(message: &Message, decoder: &dyn Decoder, place: String) -> SourceRecord {
+fn decode(message: &Message, decoder: &dyn Decoder, offset: u64) -> SourceRecord {
     let Message { key, payload, headers, .. } = message;
+    let raw = RawRecord { offset, key: Some(key.clone()), payload: payload.clone(), headers: headers.clone() };
     match decoder.decode(Some(key), payload.as_ref(), headers) {
-        Ok(received) => SourceRecord::Event(received),
-        Err(error) => SourceRecord::Undecodable(Undecodable {
-            place,
-            reason: crate::error::chain(&error),
-            key: Some(key.clone()),
-            payload: payload.clone(),
-            headers: headers.clone(),
-        }),
+        Ok(event) => SourceRecord::Event { event, raw: Some(raw) },
+        Err(error) => SourceRecord::Undecodable { reason: crate::error::chain(&error), raw },
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 
 /// Configures a [`KafkaPublisher`].
 ///
-/// Defaults that may be changed with [`KafkaPublisherBuilder::setting`]: `linger.ms=2`, `batch.size=1000000`,
+/// Defaults that may be changed with [`KafkaPublisherBuilder::setting`]: `linger.ms=0`, `batch.size=1000000`,
 /// `message.max.bytes=8388608` (the topic decides), `reconnect.backoff.max.ms=500`, `partitioner=murmur2_random`;
 /// everything else as in librdkafka.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl KafkaPublisherBuilder {
                 ("enable.gapless.guarantee", "true"),
                 ("message.timeout.ms", "0"),
                 ("partitioner", "murmur2_random"),
-                ("linger.ms", "2"),
+                ("linger.ms", "0"),
                 ("batch.size", "1000000"),
                 ("message.max.bytes", "8388608"),
                 ("reconnect.backoff.max.ms", "500"),

@@ -251,6 +251,11 @@ impl Inbox {
         self.with(partition, |assigned| assigned.is.clone())
     }
 
+    /// The partition, and the offset at which it was started.
+    pub(crate) fn started(&self, partition: &Partition) -> Result<(Assignment, Option<i64>), SourceError> {
+        self.with(partition, |assigned| (assigned.is.clone(), assigned.started))
+    }
+
     /// Stops delivery and forgets what was received.
     pub(crate) fn stop(&self, partition: &Partition) -> Result<Assignment, SourceError> {
         let assignment = self.with(partition, Assigned::stop)?;

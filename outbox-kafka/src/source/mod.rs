@@ -179,7 +179,7 @@ impl KafkaSource {
 
     fn batch(&self, inbox: &inbox::Inbox, of: &Assignment, raws: Vec<Raw>) -> Option<Batch> {
         let last = raws.last()?.offset;
-        let records: Vec<SourceRecord> = raws.into_iter().map(|raw| decode(&*self.decoder, of, raw)).collect();
+        let records: Vec<SourceRecord> = raws.into_iter().map(|raw| decode(&*self.decoder, raw)).collect();
         let position = Position::behind(last, records.last()?);
         let batch = Batch { partition: of.partition.clone(), records, position: (&position).into() };
         inbox.delivered(of, position);
@@ -261,6 +261,21 @@ impl EventSource for KafkaSource {
 
     async fn resume(&mut self, partition: &Partition) -> Result<(), SourceError> {
         self.member()?.inbox.hold(partition, false)
+    }
+
+    async fn lag(
+        &mut self,
+        partition: &Partition,
+        position: Option<&SourcePosition>,
+    ) -> Result<Option<u64>, SourceError> {
+        let (is, started) = self.member()?.inbox.started(partition)?;
+        let next = match position {
+            Some(position) => Some(Position::parse(partition, position)?.next),
+            None => started,
+        };
+        let Some(next) = next else { return Ok(None) };
+        let place = self.place(is)?;
+        blocking(move || place.behind(next)).await.map(Some)
     }
 
     async fn close(&mut self) -> Result<(), SourceError> {

@@ -8,7 +8,7 @@ use std::{
 use outbox_core::{
     error::chain,
     profile::Decoder,
-    source::{SourceError, SourceErrorKind, SourceRecord, Undecodable},
+    source::{RawRecord, SourceError, SourceErrorKind, SourceRecord},
 };
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -27,6 +27,9 @@ use super::{
 
 /// How long one request to the broker may take.
 const REQUEST: Duration = Duration::from_secs(10);
+
+/// How long a request may take that only serves to show something.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// An assigned partition and who asks about it.
 pub(crate) struct Place {
@@ -79,7 +82,7 @@ impl Place {
         let found = found.map_err(|error| self.unavailable("the last record was not read back").with_source(error))?;
         let here = match found {
             Some(raw) => {
-                let here = Mark::of(&decode(&*self.decoder, &self.is, raw));
+                let here = Mark::of(&decode(&*self.decoder, raw));
                 if here == *expected {
                     return Ok(());
                 }
@@ -117,12 +120,10 @@ impl Place {
             .and_then(|()| self.consumer.commit(&list, CommitMode::Sync))
             .map_err(|error| {
                 let refused = match error.rdkafka_error_code() {
+                    // Not for an illegal generation: the group is rebalancing, and a cooperative member may well keep
+                    // the partition. If not, its loss is told as an event.
                     Some(
-                        Code::IllegalGeneration
-                        | Code::UnknownMemberId
-                        | Code::FencedInstanceId
-                        | Code::AssignmentLost
-                        | Code::UnknownPartition,
+                        Code::UnknownMemberId | Code::FencedInstanceId | Code::AssignmentLost | Code::UnknownPartition,
                     ) => revoked(&self.is.partition),
                     Some(Code::GroupAuthorizationFailed) => SourceError::new(
                         SourceErrorKind::Configuration,
@@ -148,8 +149,18 @@ impl Place {
         })
     }
 
+    /// How many records there are from this offset on.
+    pub(crate) fn behind(&self, next: i64) -> Result<u64, SourceError> {
+        let (low, high) = self.range_within(GLANCE)?;
+        Ok(high.saturating_sub(next.max(low)).max(0) as u64)
+    }
+
     fn range(&self) -> Result<(i64, i64), SourceError> {
-        let range = self.consumer.fetch_watermarks(&self.is.topic, self.is.number, REQUEST);
+        self.range_within(REQUEST)
+    }
+
+    fn range_within(&self, patience: Duration) -> Result<(i64, i64), SourceError> {
+        let range = self.consumer.fetch_watermarks(&self.is.topic, self.is.number, patience);
         range.map_err(|error| self.unavailable("its range is not known").with_source(error))
     }
 
@@ -168,19 +179,15 @@ impl Place {
 }
 
 /// A record as the application sees it.
-pub(crate) fn decode(decoder: &dyn Decoder, of: &Assignment, raw: Raw) -> SourceRecord {
+pub(crate) fn decode(decoder: &dyn Decoder, raw: Raw) -> SourceRecord {
     let received = match &raw.headers {
         Some(headers) => decoder.decode(raw.key.as_ref(), raw.payload.as_ref(), headers).map_err(|e| chain(&e)),
         None => Err("the name of a header is not UTF-8".to_owned()),
     };
+    let Raw { offset, key, payload, headers } = raw;
+    let raw = RawRecord { offset: offset as u64, key, payload, headers: headers.unwrap_or_default() };
     match received {
-        Ok(event) => SourceRecord::Event(event),
-        Err(reason) => SourceRecord::Undecodable(Undecodable {
-            place: format!("{}/{}@{}", of.topic, of.number, raw.offset),
-            reason,
-            key: raw.key,
-            payload: raw.payload,
-            headers: raw.headers.unwrap_or_default(),
-        }),
+        Ok(event) => SourceRecord::Event { event, raw: Some(raw) },
+        Err(reason) => SourceRecord::Undecodable { reason, raw },
     }
 }

@@ -96,9 +96,9 @@ pub(crate) struct Mark(String);
 impl Mark {
     pub(crate) fn of(record: &SourceRecord) -> Self {
         Self(match record {
-            SourceRecord::Event(received) => received.event.id.to_string(),
-            SourceRecord::Undecodable(record) => {
-                let parts = [record.key.as_deref(), record.payload.as_deref()].map(Option::unwrap_or_default);
+            SourceRecord::Event { event: received, .. } => received.event.id.to_string(),
+            SourceRecord::Undecodable { raw, .. } => {
+                let parts = [raw.key.as_deref(), raw.payload.as_deref()].map(Option::unwrap_or_default);
                 format!("~{:016x}", checksum(parts))
             }
         })
@@ -129,18 +129,13 @@ fn checksum(parts: [&[u8]; 2]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use outbox_core::{event::NewEvent, source::Undecodable, testing::Sequencer};
+    use outbox_core::{event::NewEvent, source::RawRecord, testing::Sequencer};
 
     use super::*;
 
     fn undecodable(key: &'static [u8], payload: &'static [u8]) -> SourceRecord {
-        SourceRecord::Undecodable(Undecodable {
-            place: String::new(),
-            reason: String::new(),
-            key: Some(key.into()),
-            payload: Some(payload.into()),
-            headers: Vec::new(),
-        })
+        let raw = RawRecord { offset: 0, key: Some(key.into()), payload: Some(payload.into()), headers: Vec::new() };
+        SourceRecord::Undecodable { reason: String::new(), raw }
     }
 
     #[test]
@@ -149,7 +144,7 @@ mod tests {
         assert_eq!(partition.as_str(), "c/tutor-events/3");
         let event = Sequencer::default().receive(NewEvent::tombstone("Tutor", 7, "TutorDeleted").expect("event"));
         let id = event.event.id;
-        let behind = Position::behind(41, &SourceRecord::Event(event));
+        let behind = Position::behind(41, &SourceRecord::event(event));
         assert_eq!(SourcePosition::from(&behind).as_text(), format!("42:{id}"));
         for position in [behind, Position::at(0), Position::behind(0, &undecodable(b"k", b"\xff"))] {
             assert_eq!(Position::parse(&partition, &(&position).into()).expect("position"), position);

@@ -72,7 +72,7 @@ pub(crate) async fn assigned(source: &mut KafkaSource) -> Vec<Partition> {
 }
 
 pub(crate) fn number(record: &SourceRecord) -> usize {
-    let SourceRecord::Event(received) = record else { panic!("{record:?}") };
+    let SourceRecord::Event { event: received, .. } = record else { panic!("{record:?}") };
     let payload: serde_json::Value =
         serde_json::from_slice(received.event.payload.as_deref().expect("a body")).expect("JSON");
     usize::try_from(payload["n"].as_u64().expect("a number")).expect("small")
@@ -87,7 +87,7 @@ async fn what_was_published_comes_back_equal() {
     let mut read = BTreeMap::new();
     while read.len() < 20 {
         for record in batch(&mut source, &BTreeMap::new()).await.records {
-            let SourceRecord::Event(received) = record else { panic!("{record:?}") };
+            let SourceRecord::Event { event: received, .. } = record else { panic!("{record:?}") };
             assert!(received.origin.is_some(), "sequence and log came along");
             read.insert(received.event.id, received.event);
         }
@@ -129,7 +129,7 @@ async fn a_start_goes_on_exactly_behind_its_position() {
     let mut first = source(&topic, &group).batch(10).build().expect("settings");
     let some = batch(&mut first, &BTreeMap::new()).await;
     let seen = some.records.len();
-    let Some(SourceRecord::Event(last)) = some.records.last() else { panic!("{:?}", some.records) };
+    let Some(SourceRecord::Event { event: last, .. }) = some.records.last() else { panic!("{:?}", some.records) };
     let id = last.event.id;
     assert_eq!(some.position.as_text(), format!("{seen}:{id}"), "the offset of the next record, and what the last was");
     assert!(some.partition.as_str().ends_with(&format!("/{}/0", topic.name)), "{}", some.partition);
@@ -185,11 +185,11 @@ async fn undecodable_records_come_with_their_bytes_and_the_rest_flows() {
     while records.len() < 6 {
         records.extend(batch(&mut source, &BTreeMap::new()).await.records);
     }
-    let SourceRecord::Undecodable(first) = &records[1] else { panic!("{:?}", records[1]) };
-    assert_eq!(first.place, format!("{}/0@1", topic.name));
+    let SourceRecord::Undecodable { reason, raw: first } = &records[1] else { panic!("{:?}", records[1]) };
+    assert_eq!(first.offset, 1);
     assert_eq!((&first.key, &first.payload, &first.headers), (&Some(garbage.key), &garbage.payload, &garbage.headers));
-    assert!(first.reason.contains("JSON"), "{}", first.reason);
-    let SourceRecord::Undecodable(second) = &records[3] else { panic!("{:?}", records[3]) };
+    assert!(reason.contains("JSON"), "{reason}");
+    let SourceRecord::Undecodable { raw: second, .. } = &records[3] else { panic!("{:?}", records[3]) };
     assert_eq!(second.payload, None);
     let numbers: Vec<usize> = [0, 2, 4, 5].iter().map(|n| number(&records[*n])).collect();
     assert_eq!(numbers, [0, 1, 2, 3]);
@@ -203,7 +203,8 @@ async fn what_another_writer_of_the_envelope_wrote_is_decoded() {
     let body = r#"{"event_id": "6f9619ff-8b86-4d01-b42d-00cf4fc964ff", "event_type": "TutorDeleted", "aggregate_type": "Tutor", "aggregate_id": "7", "payload": {"id": 7}, "created_at": "2025-12-25T10:00:00+00:00"}"#;
     producer.send(FutureRecord::to(&topic.name).key("7").payload(body), PATIENCE).await.expect("written");
     let mut source = source(&topic, &test_services::unique("group")).build().expect("settings");
-    let SourceRecord::Event(received) = batch(&mut source, &BTreeMap::new()).await.records.remove(0) else {
+    let SourceRecord::Event { event: received, .. } = batch(&mut source, &BTreeMap::new()).await.records.remove(0)
+    else {
         panic!("undecodable")
     };
     assert_eq!(received.origin, None);

@@ -26,6 +26,8 @@ pub enum ProjectorErrorKind {
     BadPosition,
     /// The source cannot work as configured.
     Source,
+    /// The projection was replaced by a newer generation: run that one.
+    Retired,
 }
 
 impl ProjectorError {
@@ -55,6 +57,11 @@ impl ProjectorError {
             ProjectionErrorKind::NotMigrated => Err(Self {
                 kind: ProjectorErrorKind::NotMigrated,
                 message: "the projection's tables are missing: migrate first, then run again".into(),
+                source: Some(error.into()),
+            }),
+            ProjectionErrorKind::Retired => Err(Self {
+                kind: ProjectorErrorKind::Retired,
+                message: "the projection was rebuilt: a newer generation has taken its place".into(),
                 source: Some(error.into()),
             }),
             _ => Ok(error),

@@ -1,91 +1,65 @@
 //! The loop between a source and a projection.
 
 mod error;
+mod guard;
+mod meters;
+mod report;
+mod seat;
+mod seats;
+mod settings;
 mod status;
-mod turns;
 mod work;
 mod worker;
 
-use std::{collections::BTreeMap, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc};
 
-use outbox_core::{
-    projection::Projection,
-    retry::Backoff,
-    source::{EventSource, Partition, SourceError, SourceEvent},
-};
+use outbox_core::{projection::Projection, source::EventSource};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout_at},
 };
 
 pub use error::{ProjectorError, ProjectorErrorKind};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use guard::guarded;
+use seats::Seats;
+use settings::Settings;
+pub use settings::{LostPosition, ProjectorBuilder, Undecodables};
 pub use status::{PartitionState, PartitionStatus, ProjectorStatus};
-use worker::Worker;
 
 /// Feeds the events of a source to a projection, for as long as it runs.
 ///
-/// Each partition starts at the position that the projection keeps, or else at the source's own commit. A batch is
-/// applied as one step. The source is told to commit only after the effect: at once when the projection keeps no
-/// position; every second or 100 batches when it does, since then the commit only lets retention move on.
+/// Each partition starts at the position that the projection keeps, or else at the source's own commit, and has a worker
+/// of its own: partitions are applied side by side, the events of one in order. What the source delivers is joined to
+/// steps of about [`ProjectorBuilder::batch`] events, and a step takes effect as a whole. A partition whose worker falls
+/// behind is paused at the source, without dropping out of its group. The source is told to commit only after the
+/// effect: at once when the projection keeps no position; every second or 100 steps when it does, since then the commit
+/// only lets retention move on.
 ///
 /// | The projection says | Then |
 /// |---|---|
-/// | unavailable | the same step is tried again, see [`ProjectorBuilder::retry`]; other partitions go on |
+/// | unavailable | the same step is tried again without end, see [`ProjectorBuilder::retry`]; other partitions go on |
 /// | conflict | the position is read again and the partition goes on there |
-/// | rejected | as unavailable, and the status shows it: nothing is skipped, somebody has to act |
-/// | not migrated | [`Projector::run`] ends |
+/// | failed, or it panics | tried again, [`ProjectorBuilder::attempts`] times; then as rejected |
+/// | rejected | the event becomes a dead letter and the rest goes on; without a place for dead letters it is tried for ever, and the status shows it: nothing is skipped, somebody has to act |
+/// | not migrated, retired | [`Projector::run`] ends |
+///
+/// An error that does not say which event is at fault costs one try of each event of the step by itself.
 pub struct Projector {
     source: Box<dyn EventSource>,
     projection: Arc<dyn Projection>,
     settings: Settings,
-    workers: BTreeMap<Partition, Worker>,
     status: watch::Sender<ProjectorStatus>,
 }
 
-/// Settings of a [`Projector`].
-pub struct ProjectorBuilder {
-    source: Box<dyn EventSource>,
-    projection: Arc<dyn Projection>,
-    settings: Settings,
-}
-
-struct Settings {
-    retry: Backoff,
-    undecodables: Undecodables,
-    grace: Duration,
-}
-
-/// What happens to a record that is no event this consumer can decode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Undecodables {
-    /// Its partition waits, with everything before it applied and nothing behind it, until somebody acts: deploys a
-    /// decoder that knows it, or runs with [`Undecodables::Skip`]. Other partitions go on.
-    #[default]
-    Hold,
-    /// It is counted, a warning is written, and it is passed over.
-    Skip,
-}
-
 impl Projector {
-    /// A projector of this source's events into this projection.
-    #[must_use]
-    pub fn builder(source: impl EventSource + 'static, projection: Arc<dyn Projection>) -> ProjectorBuilder {
-        let settings = Settings {
-            retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(30)),
-            undecodables: Undecodables::default(),
-            grace: Duration::from_secs(10),
-        };
-        ProjectorBuilder { source: Box::new(source), projection, settings }
-    }
-
     /// What it is doing, as it changes. Take it before [`Projector::run`].
     #[must_use]
     pub fn status(&self) -> watch::Receiver<ProjectorStatus> {
         self.status.subscribe()
     }
 
-    /// Runs until `shutdown` completes: then the step at hand is finished, positions are committed and the source is
+    /// Runs until `shutdown` completes: then the steps at hand are finished, positions are committed and the source is
     /// closed, all within [`ProjectorBuilder::grace`]. A wait between two tries ends at once. What could not be
     /// finished comes again.
     ///
@@ -94,18 +68,20 @@ impl Projector {
     ///
     /// # Errors
     /// [`ProjectorError`] for what does not pass by itself, see [`ProjectorErrorKind`]. The source is closed then too.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ProjectorError> {
-        let mut shutdown = pin!(shutdown);
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ProjectorError> {
         let grace = self.settings.grace;
+        let mut shutdown = pin!(shutdown);
+        let mut seats = Seats::new(self);
         let (result, deadline) = loop {
-            let due = self.workers.values().filter_map(Worker::due).min();
+            let due = seats.due();
             let turn = tokio::select! {
                 biased;
                 () = &mut shutdown => break (Ok(()), Instant::now() + grace),
-                () = reached(due) => Turn::Due,
-                event = self.source.next() => Turn::Source(event),
+                Some(report) = seats.reports.recv() => Turn::Report(report),
+                () = sleep_until(due) => Turn::Due,
+                event = seats.source.next() => Turn::Source(event),
             };
-            let mut step = pin!(self.take(turn));
+            let mut step = pin!(seats.take(turn));
             let stopped = tokio::select! {
                 biased;
                 result = &mut step => result.map(|()| None),
@@ -120,56 +96,15 @@ impl Projector {
                 Err(error) => break (Err(error), Instant::now() + grace),
             }
         };
-        if timeout_at(deadline, self.finish()).await.is_err() {
-            tracing::warn!("the source did not answer in time; what was not committed comes again");
+        if timeout_at(deadline, seats.finish()).await.is_err() {
+            tracing::warn!("not everything ended in time; what was not committed comes again");
         }
         result
     }
 }
 
-impl ProjectorBuilder {
-    /// How long to wait between tries, without end: giving up would lose an event. Default: 100 ms doubling to 30 s.
-    #[must_use]
-    pub fn retry(mut self, backoff: Backoff) -> Self {
-        self.settings.retry = backoff;
-        self
-    }
-
-    /// What to do with records that cannot be decoded. Default: [`Undecodables::Hold`].
-    #[must_use]
-    pub fn undecodable(mut self, undecodables: Undecodables) -> Self {
-        self.settings.undecodables = undecodables;
-        self
-    }
-
-    /// How long a shutdown may take before the step at hand is dropped. Default: 10 s.
-    #[must_use]
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.settings.grace = grace;
-        self
-    }
-
-    /// The projector. Nothing happens before [`Projector::run`].
-    #[must_use]
-    pub fn build(self) -> Projector {
-        Projector {
-            source: self.source,
-            projection: self.projection,
-            settings: self.settings,
-            workers: BTreeMap::new(),
-            status: watch::Sender::new(ProjectorStatus::default()),
-        }
-    }
-}
-
 enum Turn {
     Due,
-    Source(Result<SourceEvent, SourceError>),
-}
-
-async fn reached(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
-    }
+    Report(report::FromSeat),
+    Source(Result<outbox_core::source::SourceEvent, outbox_core::source::SourceError>),
 }

@@ -1,5 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
+use chrono::{DateTime, Utc};
 use outbox_core::{
     event::Sequence,
     projection::Applied,
@@ -27,6 +28,30 @@ impl ProjectorStatus {
         totals
     }
 
+    /// How many records are still to come in all partitions that are read; `None` while there are none, or that is not
+    /// known of each.
+    #[must_use]
+    pub fn lag(&self) -> Option<u64> {
+        let read = || self.partitions.values().filter(|p| p.state != PartitionState::Revoked);
+        read().next()?;
+        read().map(|p| p.lag).sum()
+    }
+
+    /// How old the last applied event of a partition that lags is, at most: at least that long ago something happened
+    /// that does not show yet. Zero when nothing lags.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let behind = self.partitions.values().filter(|p| p.lag.is_some_and(|lag| lag > 0));
+        let oldest = behind.filter_map(|p| p.last_created_at).min();
+        oldest.and_then(|oldest| (Utc::now() - oldest).to_std().ok()).unwrap_or_default()
+    }
+
+    /// Why something does not move on, one reason of possibly many; `None` when everything does.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.partitions.values().find_map(|p| p.error.clone()).or_else(|| self.source_error.clone())
+    }
+
     /// Whether any partition waits for somebody to act, see [`PartitionState::needs_action`].
     #[must_use]
     pub fn needs_action(&self) -> bool {
@@ -46,12 +71,21 @@ pub struct PartitionStatus {
     pub totals: Applied,
     /// Undecodable records passed over since the projector began to run.
     pub undecodable: usize,
+    /// Records that became dead letters since the projector began to run, without [`Applied::held`].
+    pub dead_letters: usize,
     /// How often somebody else had moved the position: more than now and then means that two own the partition.
     pub conflicts: usize,
     /// The sequence of the last event that took effect, or was a duplicate. Shows lag, decides nothing.
     pub last_sequence: Option<Sequence>,
+    /// When the writer made that event.
+    pub last_created_at: Option<DateTime<Utc>>,
+    /// How many records were still to come when the source was last asked, see
+    /// [`ProjectorBuilder::lag_every`](crate::ProjectorBuilder::lag_every); `None`: not known.
+    pub lag: Option<u64>,
     /// Why the partition does not move on, with all causes; `None` while it does.
     pub error: Option<String>,
+    /// When what failed is tried again.
+    pub paused_until: Option<DateTime<Utc>>,
 }
 
 /// Whether a partition moves on.

@@ -1,44 +1,142 @@
+use std::collections::VecDeque;
+
 use outbox_core::{
     event::ReceivedEvent,
-    source::{Batch, SourcePosition, SourceRecord, Undecodable},
+    projection::DeadLetter,
+    source::{Batch, Partition, RawRecord, SourcePosition, SourceRecord},
 };
 
-use super::Undecodables;
+use super::report::Last;
 
-/// A batch as it is to be applied.
+/// Some batches as they are to be applied.
+#[derive(Default)]
 pub(super) struct Work {
     pub(super) events: Vec<ReceivedEvent>,
-    pub(super) end: End,
-    /// Passed over with the events.
-    pub(super) skipped: Vec<Undecodable>,
+    /// Of each event: which record of the work it is, and what it was decoded from.
+    raws: VecDeque<(usize, Option<RawRecord>)>,
+    /// In the order of their records.
+    given_up: Vec<GivenUp>,
+    /// Where the partition stands behind all of it.
+    pub(super) to: Option<SourcePosition>,
+    /// A record that has to wait, and with it whatever came behind it.
+    pub(super) held: Option<String>,
+    /// The records of the batches.
+    pub(super) records: usize,
+    pub(super) skipped: usize,
+    /// Nobody knows which event is at fault: they are tried one by one.
+    pub(super) singly: bool,
+    /// How often the first event, or the one at fault, was tried.
+    pub(super) attempts: u32,
+    pub(super) last: Option<Last>,
 }
 
-/// What follows the events.
-pub(super) enum End {
-    /// The position behind them, and behind the batch.
-    Position(SourcePosition),
-    /// A record that has to wait, and with it whatever came behind it in the batch.
-    Hold(Undecodable),
+/// A dead letter that is not passed over yet.
+struct GivenUp {
+    /// Which record of the work it is.
+    record: usize,
+    letter: DeadLetter,
+    /// It is in a safe place already.
+    stored: bool,
+}
+
+/// What becomes of a record that cannot be decoded.
+#[derive(Clone, Copy)]
+pub(super) enum Undecodable {
+    Hold,
+    Skip,
+    GiveUp,
 }
 
 impl Work {
-    pub(super) fn of(batch: Batch, undecodables: Undecodables) -> Self {
-        let mut events = Vec::with_capacity(batch.records.len());
-        let mut skipped = Vec::new();
-        for record in batch.records {
-            match (record, undecodables) {
-                (SourceRecord::Event(event), _) => events.push(event),
-                (SourceRecord::Undecodable(record), Undecodables::Skip) => skipped.push(record),
-                (SourceRecord::Undecodable(record), Undecodables::Hold) => {
-                    return Self { events, end: End::Hold(record), skipped };
+    /// `false`: what follows has to wait.
+    pub(super) fn add(&mut self, batch: Batch, undecodable: Undecodable) -> bool {
+        let Batch { partition, records, position } = batch;
+        let first = self.records;
+        self.records += records.len();
+        self.events.reserve(records.len());
+        for (number, record) in (first..).zip(records) {
+            match record {
+                SourceRecord::Event { event, raw } => {
+                    self.events.push(event);
+                    self.raws.push_back((number, raw));
                 }
+                SourceRecord::Undecodable { reason, raw } => match undecodable {
+                    Undecodable::GiveUp => {
+                        let letter = DeadLetter::undecodable(&partition, raw, reason);
+                        self.given_up.push(GivenUp { record: number, letter, stored: false });
+                    }
+                    Undecodable::Skip => {
+                        let place = raw.place(&partition);
+                        tracing::warn!(%partition, place, reason, "an undecodable record was passed over");
+                        self.skipped += 1;
+                    }
+                    Undecodable::Hold => {
+                        self.held = Some(format!("{} cannot be decoded: {reason}", raw.place(&partition)));
+                        // Between two records of a batch there is no position: the effects are made, the position
+                        // stays behind the batch before, and they come again as duplicates.
+                        return false;
+                    }
+                },
             }
         }
-        Self { events, end: End::Position(batch.position), skipped }
+        self.last = self.events.last().map(Last::of).or(self.last);
+        self.to = Some(position);
+        true
     }
 
     /// Nothing to apply, and the position stays.
     pub(super) fn is_nothing(&self) -> bool {
-        self.events.is_empty() && matches!(self.end, End::Hold(_))
+        self.events.is_empty() && self.given_up.is_empty() && self.to.is_none()
+    }
+
+    /// The events of the next step.
+    pub(super) fn trial(&self) -> &[ReceivedEvent] {
+        if self.singly { &self.events[..self.events.len().min(1)] } else { &self.events }
+    }
+
+    /// The dead letters that no safe place has yet.
+    pub(super) fn not_stored(&self) -> Vec<DeadLetter> {
+        self.given_up.iter().filter(|given| !given.stored).map(|given| given.letter.clone()).collect()
+    }
+
+    pub(super) fn all_stored(&mut self) {
+        self.given_up.iter_mut().for_each(|given| given.stored = true);
+    }
+
+    /// The dead letters of the next step. With an event that is tried by itself go those in front of it and no others:
+    /// what stands between it and a later one would be below the watermark from then on, as if it had been applied.
+    pub(super) fn letters(&self) -> Vec<DeadLetter> {
+        let before = self.raws.front().filter(|_| self.singly).map_or(usize::MAX, |(record, _)| *record);
+        self.given_up.iter().take_while(|given| given.record < before).map(|given| given.letter.clone()).collect()
+    }
+
+    /// The first of the dead letters are passed over.
+    pub(super) fn letters_are_done(&mut self, count: usize) {
+        self.given_up.drain(..count);
+    }
+
+    /// The first event took effect by itself.
+    pub(super) fn first_is_done(&mut self) {
+        self.events.remove(0);
+        self.raws.pop_front();
+        self.attempts = 0;
+        self.singly = !self.events.is_empty();
+    }
+
+    /// The event at `index` becomes a dead letter.
+    pub(super) fn give_up(&mut self, index: usize, partition: &Partition, reason: String) {
+        let event = self.events.remove(index);
+        let (record, raw) = self.raws.remove(index).unwrap_or_default();
+        let letter = DeadLetter::rejected(partition, event, raw, reason, self.attempts);
+        let place = self.given_up.partition_point(|given| given.record < record);
+        self.given_up.insert(place, GivenUp { record, letter, stored: false });
+        self.attempts = 0;
+        self.singly = self.singly && !self.events.is_empty();
+    }
+}
+
+impl Last {
+    fn of(received: &ReceivedEvent) -> Self {
+        Self { sequence: received.origin.map(|origin| origin.sequence), created_at: received.event.created_at }
     }
 }

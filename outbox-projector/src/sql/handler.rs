@@ -1,9 +1,18 @@
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use async_trait::async_trait;
-use outbox_core::{error::BoxError, event::ReceivedEvent};
+use outbox_core::{
+    error::BoxError,
+    event::ReceivedEvent,
+    projection::{ProjectionError, ProjectionErrorKind},
+};
 use sqlx::Transaction;
+use tracing::Instrument;
 use uuid::Uuid;
+
+use super::availability::is_unavailable;
+
+use crate::trace;
 
 /// Turns events into rows of a read model.
 ///
@@ -22,9 +31,14 @@ use uuid::Uuid;
 /// A dropped future rolls the transaction back.
 ///
 /// # Errors
-/// [`HandlerErrorKind::Retry`] when the same call may succeed later: it is made again. [`HandlerErrorKind::Reject`]
-/// when this event cannot be applied as it is: it is tried again too, more and more seldom, and the projector's status
-/// asks for somebody to act. Either way nothing of the step remains.
+/// Either way nothing of the step remains. [`HandlerErrorKind::Unavailable`] when no event is at fault: the step is tried
+/// again without end. [`HandlerErrorKind::Retry`] when this event may succeed later: it is tried again, a number of
+/// times. [`HandlerErrorKind::Reject`] when it cannot be applied as it is. It is then given up as a dead letter, if there
+/// is a place for those, see [`SqlProjectionBuilder::dead_letters`](super::SqlProjectionBuilder::dead_letters); otherwise
+/// it is tried for ever, more and more seldom, and the projector's status asks for somebody to act.
+///
+/// `?` on an [`sqlx::Error`] gives the first of these where the database is away, overloaded or asks to be tried again,
+/// and the second for everything else it says, such as a broken constraint.
 #[async_trait]
 pub trait Handler<DB: sqlx::Database>: Send + Sync {
     /// Applies one event.
@@ -42,7 +56,7 @@ pub trait Handler<DB: sqlx::Database>: Send + Sync {
     async fn handle_all(&self, tx: &mut Transaction<'_, DB>, events: &[&ReceivedEvent]) -> Result<usize, HandlerError> {
         let mut done = 0;
         for received in events {
-            match self.handle(tx, received).await {
+            match self.handle(tx, received).instrument(trace::handling(received)).await {
                 Ok(Handled::Done) => done += 1,
                 Ok(Handled::Ignored) => {}
                 Err(error) => return Err(error.at(received.event.id)),
@@ -68,6 +82,7 @@ pub struct HandlerError {
     kind: HandlerErrorKind,
     message: Cow<'static, str>,
     event: Option<Uuid>,
+    after: Option<Duration>,
     source: Option<BoxError>,
 }
 
@@ -75,17 +90,25 @@ pub struct HandlerError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HandlerErrorKind {
-    /// Infrastructure: the same event may succeed later.
+    /// Infrastructure, no fault of any event: tried again without end.
+    Unavailable,
+    /// This event may succeed later: tries are counted.
     Retry,
     /// The event: it will not succeed as it is.
     Reject,
 }
 
 impl HandlerError {
-    /// An error that passes; `message` says what happened.
+    /// An event that may be applied later; `message` says what happened.
     #[must_use]
     pub fn retry(message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind: HandlerErrorKind::Retry, message: message.into(), event: None, source: None }
+        Self { kind: HandlerErrorKind::Retry, message: message.into(), event: None, after: None, source: None }
+    }
+
+    /// Something that every event needs is away; `message` says what.
+    #[must_use]
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind: HandlerErrorKind::Unavailable, ..Self::retry(message) }
     }
 
     /// An event that cannot be applied; `reason` says why, and what to do about it.
@@ -98,6 +121,14 @@ impl HandlerError {
     #[must_use]
     pub fn at(mut self, event: Uuid) -> Self {
         self.event.get_or_insert(event);
+        self
+    }
+
+    /// Asks for the next try after this time, instead of the projector's own backoff. Nothing else of the partition moves
+    /// on meanwhile. Means nothing for [`HandlerErrorKind::Reject`].
+    #[must_use]
+    pub fn after(mut self, delay: Duration) -> Self {
+        self.after = Some(delay);
         self
     }
 
@@ -121,9 +152,33 @@ impl HandlerError {
     }
 }
 
-/// Whatever the database says is tried again.
+/// What the database says: see *Errors* of [`Handler`].
 impl From<sqlx::Error> for HandlerError {
     fn from(error: sqlx::Error) -> Self {
-        Self::retry("a statement of the handler failed").with_source(error)
+        let message = "a statement of the handler failed";
+        let new = if is_unavailable(&error) { Self::unavailable(message) } else { Self::retry(message) };
+        new.with_source(error)
+    }
+}
+
+impl HandlerError {
+    /// As a projection says it, about events of these ids.
+    pub(crate) fn into_projection_error(self, mut events: impl Iterator<Item = Uuid>) -> ProjectionError {
+        let event = self.event.map_or_else(|| "an event of the step".to_owned(), |id| format!("event {id}"));
+        let (kind, message) = match self.kind {
+            HandlerErrorKind::Unavailable => (ProjectionErrorKind::Unavailable, format!("{event} has to wait")),
+            HandlerErrorKind::Retry => (ProjectionErrorKind::Failed, format!("{event} could not be applied")),
+            HandlerErrorKind::Reject => (ProjectionErrorKind::Rejected, format!("{event} was rejected by the handler")),
+        };
+        let index = self.event.filter(|_| kind.blames_an_event()).and_then(|id| events.position(|known| known == id));
+        let after = self.after;
+        let mut error = ProjectionError::new(kind, message).with_source(self);
+        if let Some(index) = index {
+            error = error.at(index);
+        }
+        if let Some(delay) = after {
+            error = error.retry_after(delay);
+        }
+        error
     }
 }

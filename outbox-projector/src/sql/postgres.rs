@@ -70,7 +70,12 @@ impl SqlProjection<Postgres> {
     }
 }
 
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/postgres/0001_projector.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/postgres/0001_projector.sql"),
+    include_str!("migrations/postgres/0002_dead_letters.sql"),
+    include_str!("migrations/postgres/0003_inbox.sql"),
+    include_str!("migrations/postgres/0004_generations.sql"),
+];
 
 fn migrations(schema: &SchemaName) -> impl Iterator<Item = (usize, String)> {
     MIGRATIONS.iter().zip(1..).map(|(sql, version)| (version, sql.replace("{schema}", &quoted(schema))))
@@ -99,6 +104,7 @@ fn quoted(schema: &SchemaName) -> String {
 
 /// The statements on the tables of one schema.
 pub struct PostgresTables {
+    schema: Arc<str>,
     position: Arc<str>,
     move_from: Arc<str>,
     move_first: Arc<str>,
@@ -114,14 +120,21 @@ impl Default for PostgresTables {
 }
 
 impl PostgresTables {
-    fn within(schema: &SchemaName) -> Self {
+    /// A statement that is not run often, with the schema in place of `{schema}`.
+    pub(super) fn within_schema(&self, template: &str) -> String {
+        template.replace("{schema}", &self.schema)
+    }
+
+    pub(super) fn within(schema: &SchemaName) -> Self {
         let sql = |template: &str| Arc::from(template.replace("{schema}", &quoted(schema)));
         Self {
+            schema: quoted(schema).into(),
             position: sql("SELECT position FROM {schema}.projector_position WHERE projection = $1 AND partition = $2"),
             move_from: sql("UPDATE {schema}.projector_position SET position = $3, updated_at = now() \
                  WHERE projection = $1 AND partition = $2 AND position = $4"),
             move_first: sql("INSERT INTO {schema}.projector_position (projection, partition, position) \
-                 VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"),
+                 SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM {schema}.projector_generation \
+                 WHERE projection = $1 AND stage IN ('retired', 'dropped')) ON CONFLICT DO NOTHING"),
             watermarks: sql("SELECT k.index, w.sequence FROM {schema}.projector_watermark w \
                  JOIN unnest($2::uuid[], $3::text[], $4::text[]) \
                    WITH ORDINALITY AS k(log_id, aggregate_type, ordering_key, index) \
@@ -186,7 +199,7 @@ impl Store for Postgres {
     ) -> Result<Vec<(usize, i64)>, sqlx::Error> {
         let found: Vec<(i64, i64)> = sqlx::query_as(AssertSqlSafe(tables.watermarks.clone()))
             .bind(projection)
-            .bind(watermarks.series().map(|s| s.log).collect::<Vec<_>>())
+            .bind(watermarks.series().map(|s| s.log.0).collect::<Vec<_>>())
             .bind(watermarks.series().map(|s| s.aggregate_type.as_str()).collect::<Vec<_>>())
             .bind(watermarks.series().map(|s| s.ordering_key.as_str()).collect::<Vec<_>>())
             .fetch_all(&mut **tx)
@@ -209,7 +222,7 @@ impl Store for Postgres {
         let new = raised.iter().filter(|r| r.new).count() as u64;
         let done = sqlx::query(AssertSqlSafe(tables.raise.clone()))
             .bind(projection)
-            .bind(raised.iter().map(|r| r.series.log).collect::<Vec<_>>())
+            .bind(raised.iter().map(|r| r.series.log.0).collect::<Vec<_>>())
             .bind(raised.iter().map(|r| r.series.aggregate_type.as_str()).collect::<Vec<_>>())
             .bind(raised.iter().map(|r| r.series.ordering_key.as_str()).collect::<Vec<_>>())
             .bind(raised.iter().map(|r| r.sequence).collect::<Vec<_>>())

@@ -1,18 +1,14 @@
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use outbox_core::{
-    event::ReceivedEvent,
     projection::{Applied, Projection, ProjectionCapabilities, ProjectionError, ProjectionErrorKind, Step},
     source::{Partition, SourcePosition},
 };
 use sqlx::{Pool, Transaction};
-use uuid::Uuid;
 
-use super::{
-    Handler, HandlerError, HandlerErrorKind, ProjectionName, SqlDatabase,
-    watermark::{Series, Watermarks},
-};
+use super::{BlockedKeys, Handler, ProjectionName, SqlDatabase, step::after_handler};
+use crate::trace::{self, LinkTrace};
 
 /// A read model in a SQL database, written by a [`Handler`].
 ///
@@ -23,11 +19,14 @@ use super::{
 ///
 /// With a pool that is one write connection for SQLite: every transaction begins `IMMEDIATE`.
 pub struct SqlProjection<DB: SqlDatabase> {
-    pool: Pool<DB>,
-    name: ProjectionName,
-    handler: Box<dyn Handler<DB>>,
-    tables: DB::Tables,
-    versioned: bool,
+    pub(super) pool: Pool<DB>,
+    pub(super) name: ProjectionName,
+    pub(super) handler: Box<dyn Handler<DB>>,
+    pub(super) tables: Arc<DB::Tables>,
+    pub(super) versioned: bool,
+    /// Whether dead letters are kept here, and what they do to later events of their key.
+    pub(super) letters: Option<BlockedKeys>,
+    link: Option<LinkTrace>,
 }
 
 /// Settings of a [`SqlProjection`].
@@ -41,13 +40,16 @@ impl<DB: SqlDatabase> SqlProjection<DB> {
         name: ProjectionName,
         handler: impl Handler<DB> + 'static,
     ) -> SqlProjectionBuilder<DB> {
-        SqlProjectionBuilder(Self {
-            pool,
-            name,
-            handler: Box::new(handler),
-            tables: DB::Tables::default(),
-            versioned: false,
-        })
+        Self::of(pool, name, Box::new(handler), Arc::default())
+    }
+
+    pub(super) fn of(
+        pool: Pool<DB>,
+        name: ProjectionName,
+        handler: Box<dyn Handler<DB>>,
+        tables: Arc<DB::Tables>,
+    ) -> SqlProjectionBuilder<DB> {
+        SqlProjectionBuilder(Self { pool, name, handler, tables, versioned: false, letters: None, link: None })
     }
 }
 
@@ -61,6 +63,22 @@ impl<DB: SqlDatabase> SqlProjectionBuilder<DB> {
         self
     }
 
+    /// Joins each event's span to the trace of its producer; see [`trace`]. Default: not.
+    #[must_use]
+    pub fn link_traces(mut self, link: LinkTrace) -> Self {
+        self.0.link = Some(link);
+        self
+    }
+
+    /// Keeps dead letters in the projection's own database, written in the transaction of their step, and says what they
+    /// do to later events of their key; see [`SqlDeadLetters`](super::SqlDeadLetters). Default: none are kept here. A
+    /// projector that has no other place for them then waits at an event that it cannot apply.
+    #[must_use]
+    pub fn dead_letters(mut self, blocked_keys: BlockedKeys) -> Self {
+        self.0.letters = Some(blocked_keys);
+        self
+    }
+
     /// The projection. Nothing is sent to the database.
     #[must_use]
     pub fn build(self) -> SqlProjection<DB> {
@@ -69,7 +87,7 @@ impl<DB: SqlDatabase> SqlProjectionBuilder<DB> {
 
     #[cfg(feature = "postgres")]
     pub(super) fn tables(mut self, tables: DB::Tables) -> Self {
-        self.0.tables = tables;
+        self.0.tables = Arc::new(tables);
         self
     }
 }
@@ -81,19 +99,31 @@ impl<DB: SqlDatabase> Projection for SqlProjection<DB> {
     }
 
     fn capabilities(&self) -> ProjectionCapabilities {
-        ProjectionCapabilities::new(true)
+        ProjectionCapabilities::new(true).with_keeps_dead_letters(self.letters.is_some())
     }
 
     async fn position(&self, partition: &Partition) -> Result<Option<SourcePosition>, ProjectionError> {
         let found = DB::position(&self.tables, &self.pool, self.name.as_str(), partition.as_str()).await;
-        Ok(found.map_err(store_error::<DB>)?.map(SourcePosition::from_text))
+        let found = found.map_err(store_error::<DB>)?.map(SourcePosition::from_text);
+        if found.is_none()
+            && DB::is_retired(&self.tables, &self.pool, self.name.as_str()).await.map_err(store_error::<DB>)?
+        {
+            return Err(ProjectionError::new(ProjectionErrorKind::Retired, "a newer generation is live"));
+        }
+        Ok(found)
     }
 
     async fn apply(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
+        trace::projecting(self.name(), step, self.link, self.apply_step(step)).await
+    }
+}
+
+impl<DB: SqlDatabase> SqlProjection<DB> {
+    async fn apply_step(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
         let mut tx = begin::<DB>(&self.pool).await?;
         match self.apply_within(&mut tx, step).await {
             Ok(applied) => {
-                tx.commit().await.map_err(store_error::<DB>)?;
+                tx.commit().await.map_err(after_handler::<DB>)?;
                 Ok(applied)
             }
             Err(error) => {
@@ -105,83 +135,7 @@ impl<DB: SqlDatabase> Projection for SqlProjection<DB> {
     }
 }
 
-impl<DB: SqlDatabase> SqlProjection<DB> {
-    async fn apply_within(&self, tx: &mut Transaction<'_, DB>, step: Step<'_>) -> Result<Applied, ProjectionError> {
-        if !DB::move_position(&self.tables, tx, self.name.as_str(), step).await.map_err(store_error::<DB>)? {
-            return Err(conflict("somebody else moved the position"));
-        }
-        let mut watermarks = self.watermarks(tx, step.events).await?;
-        let mut unseen = self.unseen(tx, step.events).await?;
-        let fresh: Vec<&ReceivedEvent> = step
-            .events
-            .iter()
-            .filter(|received| match received.origin {
-                Some(_) if self.versioned => true,
-                Some(origin) => watermarks.pass(&Series::of(origin.log, &received.event), origin.sequence),
-                None => unseen.remove(&received.event.id),
-            })
-            .collect();
-        if fresh.is_empty() {
-            return Ok(Applied { duplicates: step.events.len(), ..Applied::default() });
-        }
-        let applied = self.handler.handle_all(tx, &fresh).await.map_err(handler_error)?.min(fresh.len());
-        let raised = watermarks.raised();
-        if !DB::raise(&self.tables, tx, self.name.as_str(), &raised).await.map_err(store_error::<DB>)? {
-            return Err(conflict("another partition brought the first event of the same key at the same time"));
-        }
-        Ok(Applied { applied, duplicates: step.events.len() - fresh.len(), ignored: fresh.len() - applied })
-    }
-
-    async fn watermarks(
-        &self,
-        tx: &mut Transaction<'_, DB>,
-        events: &[ReceivedEvent],
-    ) -> Result<Watermarks, ProjectionError> {
-        let mut watermarks = Watermarks::default();
-        if self.versioned {
-            return Ok(watermarks);
-        }
-        for received in events {
-            if let Some(origin) = received.origin {
-                watermarks.add(Series::of(origin.log, &received.event));
-            }
-        }
-        if !watermarks.is_empty() {
-            let found = DB::watermarks(&self.tables, tx, self.name.as_str(), &watermarks).await;
-            watermarks.stored(found.map_err(store_error::<DB>)?);
-        }
-        Ok(watermarks)
-    }
-
-    async fn unseen(
-        &self,
-        tx: &mut Transaction<'_, DB>,
-        events: &[ReceivedEvent],
-    ) -> Result<HashSet<Uuid>, ProjectionError> {
-        let mut ids: Vec<Uuid> = events.iter().filter(|e| e.origin.is_none()).map(|e| e.event.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        if ids.is_empty() {
-            return Ok(HashSet::new());
-        }
-        DB::unseen(&self.tables, tx, self.name.as_str(), &ids).await.map_err(store_error::<DB>)
-    }
-}
-
-fn conflict(message: &'static str) -> ProjectionError {
-    ProjectionError::new(ProjectionErrorKind::Conflict, message)
-}
-
-fn handler_error(error: HandlerError) -> ProjectionError {
-    let event = error.event().map_or_else(|| "an event of the step".to_owned(), |id| format!("event {id}"));
-    let (kind, message) = match error.kind() {
-        HandlerErrorKind::Retry => (ProjectionErrorKind::Unavailable, format!("{event} could not be applied")),
-        HandlerErrorKind::Reject => (ProjectionErrorKind::Rejected, format!("{event} was rejected by the handler")),
-    };
-    ProjectionError::new(kind, message).with_source(error)
-}
-
-fn store_error<DB: SqlDatabase>(error: sqlx::Error) -> ProjectionError {
+pub(crate) fn store_error<DB: SqlDatabase>(error: sqlx::Error) -> ProjectionError {
     let (kind, message) = if error.as_database_error().is_some_and(DB::is_missing_table) {
         (ProjectionErrorKind::NotMigrated, "the projector's tables are missing: run SqlProjection::migrate once")
     } else {
@@ -192,7 +146,7 @@ fn store_error<DB: SqlDatabase>(error: sqlx::Error) -> ProjectionError {
 
 /// In a task of its own, which ends a `BEGIN` that its caller dropped: sqlx 0.9.0 forgets it, and the pool would lend the
 /// connection to others in the middle of that transaction (sqlx #4393).
-async fn begin<DB: SqlDatabase>(pool: &Pool<DB>) -> Result<Transaction<'static, DB>, ProjectionError> {
+pub(crate) async fn begin<DB: SqlDatabase>(pool: &Pool<DB>) -> Result<Transaction<'static, DB>, ProjectionError> {
     let pool = pool.clone();
     let begun = tokio::spawn(async move { DB::begin(&pool).await }).await;
     let stopping = |stopping| {

@@ -53,7 +53,12 @@ impl SqlProjection<Sqlite> {
     }
 }
 
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/sqlite/0001_projector.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/sqlite/0001_projector.sql"),
+    include_str!("migrations/sqlite/0002_dead_letters.sql"),
+    include_str!("migrations/sqlite/0003_inbox.sql"),
+    include_str!("migrations/sqlite/0004_generations.sql"),
+];
 
 const MIGRATION_TABLE: &str = "\
 CREATE TABLE IF NOT EXISTS projector_migration (
@@ -95,8 +100,9 @@ impl Store for Sqlite {
             "UPDATE projector_position SET position = $3, updated_at = CURRENT_TIMESTAMP \
              WHERE projection = $1 AND partition = $2 AND position = $4"
         } else {
-            "INSERT INTO projector_position (projection, partition, position) VALUES ($1, $2, $3) \
-             ON CONFLICT DO NOTHING"
+            "INSERT INTO projector_position (projection, partition, position) SELECT $1, $2, $3 \
+             WHERE NOT EXISTS (SELECT 1 FROM projector_generation \
+             WHERE projection = $1 AND stage IN ('retired', 'dropped')) ON CONFLICT DO NOTHING"
         };
         let mut query = sqlx::query(sql).bind(projection).bind(step.partition.as_str()).bind(step.to.as_text());
         if let Some(from) = step.from {

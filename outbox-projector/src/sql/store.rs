@@ -5,12 +5,16 @@ use outbox_core::projection::Step;
 use sqlx::{Pool, Transaction, error::DatabaseError};
 use uuid::Uuid;
 
-use super::watermark::{Raised, Watermarks};
+use super::{
+    generations::GenerationStore,
+    letters::LetterStore,
+    watermark::{Raised, Watermarks},
+};
 
 /// A database that read models can live in: `sqlx::Postgres` or `sqlx::Sqlite`, each with its feature. Sealed.
-pub trait SqlDatabase: Store {}
+pub trait SqlDatabase: Store + GenerationStore + LetterStore {}
 
-impl<DB: Store> SqlDatabase for DB {}
+impl<DB: Store + GenerationStore + LetterStore> SqlDatabase for DB {}
 
 /// What differs between databases. Each method is one statement.
 #[async_trait]

@@ -1,23 +1,34 @@
 use std::collections::BTreeMap;
 
-use outbox_core::event::{AggregateType, Event, LogId, Sequence};
+use outbox_core::event::{AggregateType, Event, LogId, ReceivedEvent, Sequence};
 use uuid::Uuid;
 
 /// The events whose sequences are compared with each other: those of one log, aggregate type and key.
 ///
 /// The key is the one that serialises writers ([`Event::lane_key`]), not the message key: an aggregate `7` and an
 /// ordering key `"7"` share the latter, their writers do not wait for each other, and the lower sequence may come last.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Series {
-    pub(super) log: Uuid,
-    pub(super) aggregate_type: AggregateType,
-    pub(super) ordering_key: String,
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Series {
+    /// The log. Nil for events that carry no sequence: nothing compares those.
+    pub log: LogId,
+    /// The type of the aggregates.
+    pub aggregate_type: AggregateType,
+    /// The key, [`Event::lane_key`].
+    pub ordering_key: String,
 }
 
 impl Series {
-    pub(super) fn of(log: LogId, event: &Event) -> Self {
+    /// The series of an event of this log.
+    #[must_use]
+    pub fn of(log: LogId, event: &Event) -> Self {
         let ordering_key = event.lane_key().into_owned();
-        Self { log: log.0, aggregate_type: event.aggregate_type.clone(), ordering_key }
+        Self { log, aggregate_type: event.aggregate_type.clone(), ordering_key }
+    }
+
+    /// The series of an event as it was received.
+    #[must_use]
+    pub fn of_received(received: &ReceivedEvent) -> Self {
+        Self::of(received.origin.map_or(LogId(Uuid::nil()), |origin| origin.log), &received.event)
     }
 }
 
@@ -42,6 +53,17 @@ pub struct Raised<'a> {
 }
 
 impl Watermarks {
+    /// Those of all events that have a sequence, none stored yet.
+    pub(super) fn of<'e>(events: impl IntoIterator<Item = &'e ReceivedEvent>) -> Self {
+        let mut marks = Self::default();
+        for received in events {
+            if let Some(origin) = received.origin {
+                marks.add(Series::of(origin.log, &received.event));
+            }
+        }
+        marks
+    }
+
     pub(super) fn add(&mut self, series: Series) {
         self.0.entry(series).or_default();
     }
@@ -63,6 +85,20 @@ impl Watermarks {
                 mark.stored = Some(sequence);
             }
         }
+    }
+
+    /// Whether the store knows nothing of this sequence, whatever the step brings.
+    pub(super) fn is_unknown(&self, series: &Series, sequence: Sequence) -> bool {
+        self.stored_of(series).is_none_or(|stored| sequence.get() as i64 > stored)
+    }
+
+    /// Whether the event with this sequence is the last one that the store knows.
+    pub(super) fn is_last(&self, series: &Series, sequence: Sequence) -> bool {
+        self.stored_of(series) == Some(sequence.get() as i64)
+    }
+
+    fn stored_of(&self, series: &Series) -> Option<i64> {
+        self.0.get(series).and_then(|mark| mark.stored)
     }
 
     /// Whether an event with this sequence is news; its series then stands there.

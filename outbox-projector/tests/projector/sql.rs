@@ -2,13 +2,15 @@
 
 mod apply;
 mod conformance;
-mod database;
+pub(crate) mod database;
 mod faults;
 #[cfg(feature = "postgres")]
 mod faults_on_postgres;
-mod handler;
+pub(crate) mod handler;
+mod letters;
 mod migration;
-mod model;
+pub(crate) mod model;
+mod rebuild;
 mod running;
 
 use database::{Database, fresh};
@@ -21,7 +23,7 @@ macro_rules! on_every_database {
         mod postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let database = super::super::fresh::<sqlx::Postgres>().await;
+                let database = crate::sql::database::fresh::<sqlx::Postgres>().await;
                 super::$case(&database).await;
                 database.tear_down().await;
             })*
@@ -30,11 +32,11 @@ macro_rules! on_every_database {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let database = super::super::fresh::<sqlx::Sqlite>().await;
+                let database = crate::sql::database::fresh::<sqlx::Sqlite>().await;
                 super::$case(&database).await;
                 database.tear_down().await;
             })*
         }
     };
 }
-use on_every_database;
+pub(crate) use on_every_database;

@@ -203,7 +203,7 @@ async fn a_position_of_another_log_ends_the_runner() {
     ));
     let position = status.position.expect("a position");
     projection
-        .apply(Step { partition: &of_new, from: None, to: &position, events: &[] })
+        .apply(Step::new(&of_new, None, &position, &[]))
         .await
         .expect("a position that was restored with the wrong log");
     let error = Running::start(projector(source(&new), Arc::new(projection))).end().await.expect_err("foreign");

@@ -16,7 +16,18 @@ use test_services::PostgresVersion;
 use crate::{sqlite::SqliteBed, support::Bed};
 
 /// A source over the log of a bed.
-struct SourceOf<B>(B);
+struct SourceOf<B> {
+    bed: B,
+    is_shared: bool,
+}
+
+fn alone<B>(bed: B) -> SourceOf<B> {
+    SourceOf { bed, is_shared: false }
+}
+
+fn shared<B>(bed: B) -> SourceOf<B> {
+    SourceOf { bed, is_shared: true }
+}
 
 #[async_trait]
 impl<B> SourceHarness for SourceOf<B>
@@ -28,13 +39,14 @@ where
 
     async fn open(&self) -> LogSource {
         let consumer = ConsumerName::parse("suite").expect("name");
-        LogSource::builder(Arc::new(self.0.log().clone())).consumer(consumer).build()
+        let builder = LogSource::builder(Arc::new(self.bed.log().clone())).consumer(consumer);
+        if self.is_shared { builder.shared() } else { builder }.build()
     }
 
     async fn produce(&self, events: Vec<NewEvent>) {
-        let mut tx = self.0.begin().await;
-        let receipt = self.0.log().append(&mut tx, &events).await.expect("append");
-        self.0.commit(tx).await;
+        let mut tx = self.bed.begin().await;
+        let receipt = self.bed.log().append(&mut tx, &events).await.expect("append");
+        self.bed.commit(tx).await;
         receipt.committed();
     }
 
@@ -43,9 +55,11 @@ where
     }
 
     async fn tear_down(self) {
-        self.0.tear_down().await;
+        self.bed.tear_down().await;
     }
 }
 
-outbox_core::source_suite!(postgres, async || SourceOf(Bed::create(PostgresVersion::V15).await));
-outbox_core::source_suite!(sqlite, async || SourceOf(SqliteBed::create().await));
+outbox_core::source_suite!(postgres, async || alone(Bed::create(PostgresVersion::V15).await));
+outbox_core::source_suite!(postgres_shared, async || shared(Bed::create(PostgresVersion::V18).await));
+outbox_core::source_suite!(sqlite, async || alone(SqliteBed::create().await));
+outbox_core::source_suite!(sqlite_shared, async || shared(SqliteBed::create().await));

@@ -9,8 +9,9 @@
 //! 3. with the feature `containers`: a container, if a Docker engine answers. Containers are kept for the next run and
 //!    are not removed. **This way is compiled but has not been run**: the project is developed without an engine.
 //!
-//! The programs of which a test starts its own server, PostgreSQL, Kafka and PgBouncer, are looked for in the first two:
-//! `OUTBOX_TEST_POSTGRES_15_BIN`, `OUTBOX_TEST_POSTGRES_18_BIN`, `OUTBOX_TEST_KAFKA_LIBS`, `OUTBOX_TEST_PGBOUNCER`.
+//! The programs of which a test starts its own server, PostgreSQL, Kafka, OpenSearch and PgBouncer, are looked for in the
+//! first two: `OUTBOX_TEST_POSTGRES_15_BIN`, `OUTBOX_TEST_POSTGRES_18_BIN`, `OUTBOX_TEST_KAFKA_LIBS`,
+//! `OUTBOX_TEST_OPENSEARCH_LIBS`, `OUTBOX_TEST_PGBOUNCER`.
 //! So is a Python for consumers that know nothing of this project: `OUTBOX_TEST_PYTHON`.
 //!
 //! If none of them leads to a service, the function panics and names the command that would help: this is support for
@@ -22,13 +23,16 @@
 mod containers;
 mod database;
 mod locate;
+mod nursery;
 mod own_kafka;
+mod own_opensearch;
 mod own_pgbouncer;
 mod own_postgres;
 mod proxy;
 
 pub use database::TestDatabase;
 pub use own_kafka::OwnKafka;
+pub use own_opensearch::OwnOpenSearch;
 pub use own_pgbouncer::OwnPgBouncer;
 pub use own_postgres::OwnPostgres;
 pub use proxy::TcpProxy;

@@ -79,12 +79,20 @@ pub(crate) fn postgres_bin(version: PostgresVersion) -> PathBuf {
 
 /// The folder with the jars of a Kafka broker.
 pub(crate) fn kafka_libs() -> PathBuf {
-    let variable = "OUTBOX_TEST_KAFKA_LIBS";
+    libs("OUTBOX_TEST_KAFKA_LIBS", "a Kafka broker", "kafka")
+}
+
+/// The folder with the jars of an OpenSearch node, and in `classes` its main class.
+pub(crate) fn opensearch_libs() -> PathBuf {
+    libs("OUTBOX_TEST_OPENSEARCH_LIBS", "an OpenSearch node", "opensearch")
+}
+
+fn libs(variable: &str, what: &str, name: &str) -> PathBuf {
     let file = environment_file();
     let Some(libs) = environment(variable).or_else(|| recorded(&file, variable)) else {
         panic!(
-            "this test starts a Kafka broker of its own, and {variable}, the folder with its jars, is neither set nor in \
-             {}. Run: scripts/services up kafka",
+            "this test starts {what} of its own, and {variable}, the folder with its jars, is neither set nor in {}. Run: \
+             scripts/services up {name}",
             file.display()
         )
     };

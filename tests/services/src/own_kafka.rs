@@ -8,7 +8,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::{self, Child, Command, Stdio},
-    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +21,7 @@ use tokio::{
 
 use crate::{
     TcpProxy, locate,
+    nursery::Nursery,
     own_postgres::{free_port, sweep, tail},
 };
 
@@ -287,29 +287,5 @@ impl Ports {
         let mut free = free.into_iter();
         let mut next = || free.next().expect("four ports");
         Self { direct: next(), controller: next(), proxied: next(), proxy: next() }
-    }
-}
-
-/// Starts processes from a thread that lives as long as this does. The kernel's "kill it when its parent is gone" means
-/// the thread that started it, and those of a test come and go.
-#[derive(Debug)]
-struct Nursery(mpsc::Sender<(Command, mpsc::Sender<io::Result<Child>>)>);
-
-impl Nursery {
-    fn open() -> Self {
-        let (sender, requests) = mpsc::channel::<(Command, mpsc::Sender<io::Result<Child>>)>();
-        thread::spawn(move || {
-            for (mut command, answer) in requests {
-                answer.send(command.spawn()).ok();
-            }
-        });
-        Self(sender)
-    }
-
-    fn start(&self, command: Command) -> Child {
-        let (answer, started) = mpsc::channel();
-        self.0.send((command, answer)).expect("the thread ends with us");
-        let started = started.recv().expect("the thread answers");
-        started.unwrap_or_else(|error| panic!("cannot run setpriv: {error}"))
     }
 }

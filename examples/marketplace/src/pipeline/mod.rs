@@ -10,7 +10,7 @@ pub(crate) use journeys::{Journey, Journeys};
 pub(crate) use live::{Live, Snapshot};
 pub(crate) use observed::ObservedProjection;
 #[cfg(feature = "production")]
-pub(crate) use observed::ObservedPublisher;
+pub(crate) use observed::{ObservedGenerations, ObservedPublisher};
 #[cfg(feature = "production")]
 pub(crate) use stages::RelayStage;
 pub(crate) use stages::{IndexStage, Stage, StageView, Stages};

@@ -38,7 +38,61 @@ impl Projection for ObservedProjection {
 }
 
 #[cfg(feature = "production")]
+pub(crate) use generations::ObservedGenerations;
+#[cfg(feature = "production")]
 pub(crate) use publishing::ObservedPublisher;
+
+#[cfg(feature = "production")]
+mod generations {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use outbox_core::projection::Projection;
+    use outbox_projector::rebuild::{Generation, Generations, RebuildError, Stage, State};
+
+    use super::{Journeys, ObservedProjection};
+
+    /// A read model whose live generation's events are noted.
+    pub(crate) struct ObservedGenerations {
+        pub(crate) inner: Arc<dyn Generations>,
+        pub(crate) journeys: Journeys,
+    }
+
+    #[async_trait]
+    impl Generations for ObservedGenerations {
+        fn name(&self) -> &str {
+            self.inner.name()
+        }
+
+        async fn state(&self) -> Result<State, RebuildError> {
+            self.inner.state().await
+        }
+
+        async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError> {
+            self.inner.before(generation).await
+        }
+
+        async fn prepare(&self, generation: Generation) -> Result<(), RebuildError> {
+            self.inner.prepare(generation).await
+        }
+
+        fn projection(&self, generation: Generation, stage: Stage) -> Arc<dyn Projection> {
+            let inner = self.inner.projection(generation, stage);
+            match stage {
+                Stage::Building => inner,
+                Stage::Live => Arc::new(ObservedProjection { inner, journeys: self.journeys.clone() }),
+            }
+        }
+
+        async fn swap(&self, to: Generation) -> Result<(), RebuildError> {
+            self.inner.swap(to).await
+        }
+
+        async fn discard(&self, generation: Generation) -> Result<(), RebuildError> {
+            self.inner.discard(generation).await
+        }
+    }
+}
 
 #[cfg(feature = "production")]
 mod publishing {

@@ -1,21 +1,18 @@
 //! What an event means to the index.
 
 use outbox_core::{
-    event::ReceivedEvent,
-    projection::{ProjectionError, ProjectionErrorKind},
+    error::BoxError,
+    event::{LogId, ReceivedEvent},
 };
+use outbox_projector::external::{Change, Documents};
 use serde::Deserialize;
 
 use super::SearchDocument;
 use crate::tutors::{TUTOR_CREATED, TUTOR_DELETED, TUTOR_UPDATED};
 
-/// A document's new state. Of two changes of one id the higher version is the newer.
-#[derive(Debug)]
-pub(super) struct Change {
-    pub(super) id: i64,
-    pub(super) version: u64,
-    /// `None`: deleted. The index remembers that, with the version, so that a late duplicate revives nothing.
-    pub(super) document: Option<SearchDocument>,
+/// Tutors as documents, by their events in one log.
+pub(crate) struct TutorDocuments {
+    log: LogId,
 }
 
 #[derive(Deserialize)]
@@ -23,13 +20,14 @@ struct Deleted {
     id: i64,
 }
 
-impl Change {
-    /// Reads an event; `None` for types that do not concern the index.
-    ///
-    /// # Errors
-    /// [`ProjectionErrorKind::Rejected`]: the payload is not what its type promises, or the event does not say where
-    /// it stands in its log, so that nobody could tell old from new.
-    pub(super) fn read(received: &ReceivedEvent) -> Result<Option<Self>, ProjectionError> {
+impl TutorDocuments {
+    pub(super) fn of(log: LogId) -> Self {
+        Self { log }
+    }
+}
+
+impl Documents for TutorDocuments {
+    fn change(&self, received: &ReceivedEvent) -> Result<Option<Change>, BoxError> {
         let event = &received.event;
         let event_type = event.event_type.as_str();
         if event.aggregate_type.as_str() != "Tutor"
@@ -37,28 +35,30 @@ impl Change {
         {
             return Ok(None);
         }
-        let rejected = |why: String| {
-            ProjectionError::new(ProjectionErrorKind::Rejected, format!("{event_type} {}: {why}", event.id))
-        };
-        let origin = received.origin.ok_or_else(|| rejected("it carries no log and sequence".to_owned()))?;
-        let payload = event.payload.as_deref().ok_or_else(|| rejected("it carries no payload".to_owned()))?;
-        let unreadable = |e: serde_json::Error| rejected(format!("its payload is unreadable ({e})")).with_source(e);
-        let (id, document) = if event_type == TUTOR_DELETED {
-            (serde_json::from_slice::<Deleted>(payload).map_err(unreadable)?.id, None)
-        } else {
-            let document: SearchDocument = serde_json::from_slice(payload).map_err(unreadable)?;
-            (document.id, Some(document))
-        };
-        if event.aggregate_id.as_str() != id.to_string() {
-            return Err(rejected(format!("it is about {}, its payload about {id}", event.aggregate_id)));
+        // Sequences of another log say nothing of this one's: a topic may outlive the database it was written from.
+        if let Some(origin) = received.origin.filter(|origin| origin.log != self.log) {
+            tracing::warn!(log = %origin.log, id = %event.id, "an event of another log is passed over");
+            return Ok(None);
         }
-        Ok(Some(Self { id, version: origin.sequence.get(), document }))
+        let payload = event.payload.as_deref().ok_or("it carries no payload")?;
+        let change = if event_type == TUTOR_DELETED {
+            let Deleted { id } = serde_json::from_slice(payload)?;
+            Change::delete(id.to_string())
+        } else {
+            // Written anew, without what the index does not know.
+            let document: SearchDocument = serde_json::from_slice(payload)?;
+            Change::store(document.id.to_string(), serde_json::to_vec(&document)?)
+        };
+        if event.aggregate_id.as_str() != change.id {
+            return Err(format!("it is about {}, its payload about {}", event.aggregate_id, change.id).into());
+        }
+        Ok(Some(change))
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use outbox_core::event::{LogId, NewEvent, Origin, Sequence};
+    use outbox_core::event::{NewEvent, Origin, Sequence};
     use serde_json::{Value, json};
     use uuid::Uuid;
 
@@ -90,29 +90,36 @@ pub(super) mod tests {
         }
     }
 
-    fn kind(event: &ReceivedEvent) -> ProjectionErrorKind {
-        Change::read(event).expect_err("rejected").kind()
+    fn change(event: &ReceivedEvent) -> Result<Option<Change>, BoxError> {
+        TutorDocuments::of(LogId(Uuid::from_u128(1))).change(event)
     }
 
     #[test]
     fn known_events_are_changes_and_others_are_not() {
-        let payload = serde_json::to_value(document(7, "Anna")).expect("JSON");
-        let change = Change::read(&received(9, 7, TUTOR_UPDATED, &payload)).expect("read").expect("concerns us");
-        assert_eq!((change.id, change.version), (7, 9));
-        let gone =
-            Change::read(&received(10, 7, TUTOR_DELETED, &json!({"id": 7}))).expect("read").expect("concerns us");
-        assert!(gone.document.is_none());
-        assert!(Change::read(&received(11, 7, "TutorSuspended", &json!({}))).expect("read").is_none());
+        let mut payload = serde_json::to_value(document(7, "Anna")).expect("JSON");
+        payload["unheard_of"] = json!(1);
+        let updated = change(&received(9, 7, TUTOR_UPDATED, &payload)).expect("read").expect("concerns us");
+        let kept = serde_json::to_vec(&document(7, "Anna")).expect("JSON");
+        assert_eq!(updated, Change::store("7", kept), "with the fields that the index knows");
+        let gone = change(&received(10, 7, TUTOR_DELETED, &json!({"id": 7}))).expect("read");
+        assert_eq!(gone, Some(Change::delete("7")));
+        assert_eq!(change(&received(11, 7, "TutorSuspended", &json!({}))).expect("read"), None);
+        let mut of_another_log = received(12, 7, TUTOR_DELETED, &json!({"id": 7}));
+        of_another_log.origin = of_another_log.origin.map(|origin| Origin { log: LogId(Uuid::nil()), ..origin });
+        assert_eq!(change(&of_another_log).expect("read"), None);
     }
 
     #[test]
-    fn what_would_blank_or_misplace_a_document_is_rejected() {
+    fn what_would_blank_or_misplace_a_document_is_refused() {
         let mut partial = serde_json::to_value(document(7, "Anna")).expect("JSON");
         partial.as_object_mut().expect("object").remove("bio");
-        assert_eq!(kind(&received(1, 7, TUTOR_UPDATED, &partial)), ProjectionErrorKind::Rejected);
-        assert_eq!(kind(&received(1, 7, TUTOR_DELETED, &json!({"id": null}))), ProjectionErrorKind::Rejected);
-        assert_eq!(kind(&received(1, 8, TUTOR_DELETED, &json!({"id": 7}))), ProjectionErrorKind::Rejected);
-        let unversioned = ReceivedEvent { origin: None, ..received(1, 7, TUTOR_DELETED, &json!({"id": 7})) };
-        assert_eq!(kind(&unversioned), ProjectionErrorKind::Rejected);
+        for (bad, why) in [
+            (received(1, 7, TUTOR_UPDATED, &partial), "bio"),
+            (received(1, 7, TUTOR_DELETED, &json!({"id": null})), "null"),
+            (received(1, 8, TUTOR_DELETED, &json!({"id": 7})), "it is about 8, its payload about 7"),
+        ] {
+            let error = change(&bad).expect_err("refused").to_string();
+            assert!(error.contains(why), "{error}");
+        }
     }
 }

@@ -6,11 +6,14 @@ mod document;
 pub(crate) mod opensearch;
 mod query;
 mod routes;
+#[cfg(test)]
+mod suite;
 #[cfg(feature = "embedded")]
 pub(crate) mod tantivy;
 
 use async_trait::async_trait;
 
+use change::TutorDocuments;
 pub(crate) use document::SearchDocument;
 pub(crate) use query::SearchQuery;
 pub(crate) use routes::routes;

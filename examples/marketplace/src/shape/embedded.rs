@@ -39,7 +39,8 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
     let drain = config.drain();
     workers.spawn("projection into the search index", {
         let (log, consumer, stage) = (log.clone(), consumer.clone(), stage.clone());
-        let projection = Arc::new(ObservedProjection { inner: Arc::new(index.clone()), journeys: journeys.clone() });
+        let projection =
+            Arc::new(ObservedProjection { inner: Arc::new(index.projection()), journeys: journeys.clone() });
         move |mut stop| {
             let source = LogSource::builder(log.clone()).consumer(consumer.clone()).build();
             let projector = Projector::builder(source, projection.clone()).grace(drain).build();

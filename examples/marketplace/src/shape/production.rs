@@ -10,15 +10,16 @@ use outbox_core::{
     publisher::Publisher,
     relay::Relay,
     retention::Pruner,
+    source::EventSource,
 };
 use outbox_kafka::{KafkaPublisher, KafkaSource, TopicSpec};
-use outbox_projector::Projector;
+use outbox_projector::rebuild::{self, Generation, Generations, LiveProjector, Sources};
 
 use super::Parts;
 use crate::{
     config::{Config, Secret},
     db::{Db, PostgresDb},
-    pipeline::{IndexStage, Journeys, ObservedProjection, ObservedPublisher, RelayStage, Stage, Stages, Workers},
+    pipeline::{IndexStage, Journeys, ObservedGenerations, ObservedPublisher, RelayStage, Stage, Stages, Workers},
     search::opensearch::OpenSearchIndex,
     secrets,
 };
@@ -71,20 +72,21 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
     });
 
     let index_stage = IndexStage::default();
-    let projection = Arc::new(ObservedProjection { inner: Arc::new(index.clone()), journeys: journeys.clone() });
+    let generations: Arc<dyn Generations> =
+        Arc::new(ObservedGenerations { inner: Arc::new(index.clone()), journeys: journeys.clone() });
+    let (brokers, group) = (brokers.clone(), config.consumer_group.clone());
+    let sources: Arc<dyn Sources> = Arc::new(move |generation: Generation, _: rebuild::Stage| {
+        let source = KafkaSource::builder(brokers.as_str(), generation.name(&group), [topic.as_str()]);
+        let source = source.setting("session.timeout.ms", SESSION_MS).build()?;
+        Ok(Box::new(source) as Box<dyn EventSource>)
+    });
     let drain = config.drain();
     workers.spawn("projection into the search index", {
-        let (stage, brokers, group) = (index_stage.clone(), brokers.clone(), config.consumer_group.clone());
+        let stage = index_stage.clone();
         move |mut stop| {
-            let source = KafkaSource::builder(brokers.as_str(), group.as_str(), [topic.as_str()]);
-            let source = source.setting("session.timeout.ms", SESSION_MS).build();
-            let (stage, projection) = (stage.clone(), projection.clone());
-            async move {
-                let projector = Projector::builder(source?, projection).grace(drain).build();
-                stage.follow(projector.status());
-                projector.run(stop.stopped()).await?;
-                anyhow::Ok(())
-            }
+            let live = LiveProjector::new(generations.clone(), sources.clone()).projector(move |p| p.grace(drain));
+            stage.follow(live.status());
+            async move { live.run(stop.stopped()).await }
         }
     });
     workers.spawn("preparation of the search index", {

@@ -58,6 +58,10 @@ enum Flaw {
     LosesWhatItTook,
     /// Any text is a position.
     TakesAnyPosition,
+    /// Says that nothing is to come.
+    AlwaysAtTheEnd,
+    /// Counts what was delivered as done.
+    CountsFromDelivery,
 }
 
 struct Harness {
@@ -78,7 +82,7 @@ impl SourceHarness for Harness {
 
     async fn open(&self) -> Broken {
         let inner = Some(self.broker.source("suite", ["suite-events"], SeedEnvelope));
-        Broken { flaw: self.flaw, inner, broker: self.broker.clone(), started: false, delivered: false }
+        Broken { flaw: self.flaw, inner, broker: self.broker.clone(), started: false, delivered: false, last: None }
     }
 
     async fn produce(&self, events: Vec<NewEvent>) {
@@ -109,6 +113,7 @@ struct Broken {
     broker: MemoryBroker,
     started: bool,
     delivered: bool,
+    last: Option<SourcePosition>,
 }
 
 impl Broken {
@@ -138,12 +143,15 @@ impl EventSource for Broken {
         }
         loop {
             let mut event = self.inner().next().await?;
-            self.delivered |= matches!(event, SourceEvent::Batch(_));
+            if let SourceEvent::Batch(batch) = &event {
+                self.delivered = true;
+                self.last = Some(batch.position.clone());
+            }
             match (&mut event, flaw) {
                 (SourceEvent::Batch(_), Flaw::LosesWhatItTook) => tokio::task::yield_now().await,
                 (SourceEvent::Batch(batch), Flaw::LosesHeaders) => {
                     for record in &mut batch.records {
-                        if let SourceRecord::Event(received) = record {
+                        if let SourceRecord::Event { event: received, .. } = record {
                             received.event.headers = Headers::default();
                         }
                     }
@@ -166,7 +174,7 @@ impl EventSource for Broken {
                 }
                 (SourceEvent::Batch(batch), Flaw::Reorders) => batch.records.reverse(),
                 (SourceEvent::Batch(batch), Flaw::SkipsUndecodable) => {
-                    batch.records.retain(|record| matches!(record, SourceRecord::Event(_)));
+                    batch.records.retain(|record| matches!(record, SourceRecord::Event { .. }));
                     if batch.records.is_empty() {
                         continue;
                     }
@@ -226,6 +234,19 @@ impl EventSource for Broken {
 
     async fn resume(&mut self, partition: &Partition) -> Result<(), SourceError> {
         self.inner().resume(partition).await
+    }
+
+    async fn lag(
+        &mut self,
+        partition: &Partition,
+        position: Option<&SourcePosition>,
+    ) -> Result<Option<u64>, SourceError> {
+        let position = match self.flaw {
+            Flaw::AlwaysAtTheEnd => return Ok(Some(0)),
+            Flaw::CountsFromDelivery => self.last.clone(),
+            _ => position.cloned(),
+        };
+        self.inner().lag(partition, position.as_ref()).await
     }
 
     async fn close(&mut self) -> Result<(), SourceError> {
@@ -350,6 +371,14 @@ async fn a_source_that_loses_what_it_took_is_caught() {
 async fn a_source_that_takes_any_text_for_a_position_is_caught() {
     let harness = Harness::with(Flaw::TakesAnyPosition);
     assert_caught(suite::a_foreign_position_is_refused(&harness), "a foreign position").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_shows_no_lag_is_caught() {
+    let harness = Harness::with(Flaw::AlwaysAtTheEnd);
+    assert_caught(suite::the_lag_says_how_much_is_to_come(&harness), "three events from the start").await;
+    let harness = Harness::with(Flaw::CountsFromDelivery);
+    assert_caught(suite::the_lag_says_how_much_is_to_come(&harness), "three events from the start").await;
 }
 
 #[test]

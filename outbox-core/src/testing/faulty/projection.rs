@@ -75,7 +75,7 @@ mod tests {
         let projection = FaultyProjection::new(MemoryProjection::new("suite"));
         let events = [Sequencer::default().receive(numbered("key", 1))];
         let (partition, to) = (Partition::new("p"), SourcePosition::from_text("1"));
-        let step = Step { partition: &partition, from: None, to: &to, events: &events };
+        let step = Step::new(&partition, None, &to, &events);
         projection.fail_next(1, ProjectionErrorKind::Unavailable);
         projection.fail_after(1, ProjectionErrorKind::Unavailable);
         for effects in [0, 1] {

@@ -49,8 +49,8 @@ pub async fn every_event_is_delivered_in_order<H: SourceHarness>(harness: &H) {
         let of_key: Vec<_> = records
             .iter()
             .filter_map(|record| match record {
-                SourceRecord::Event(received) => Some(received),
-                SourceRecord::Undecodable(_) => None,
+                SourceRecord::Event { event, .. } => Some(event),
+                SourceRecord::Undecodable { .. } => None,
             })
             .filter(|received| received.event.aggregate_id.as_str() == format!("key-{k}"))
             .collect();
@@ -89,7 +89,7 @@ pub async fn events_arrive_as_they_were_written<H: SourceHarness>(harness: &H) {
     let records = reader.records(written.len()).await;
     for new in &written {
         let found = records.iter().find_map(|record| match record {
-            SourceRecord::Event(received) if received.event.id == new.event().id => Some(&received.event),
+            SourceRecord::Event { event: received, .. } if received.event.id == new.event().id => Some(&received.event),
             _ => None,
         });
         assert_eq!(found, Some(new.event()));
@@ -154,11 +154,11 @@ pub async fn what_is_no_event_is_handed_over<H: SourceHarness>(harness: &H) {
     let undecodable: Vec<_> = records
         .iter()
         .filter_map(|record| match record {
-            SourceRecord::Undecodable(undecodable) => Some(undecodable),
-            SourceRecord::Event(_) => None,
+            SourceRecord::Undecodable { reason, raw } => Some((reason, raw)),
+            SourceRecord::Event { .. } => None,
         })
         .collect();
     assert_eq!(undecodable.len(), 1);
-    assert_eq!(undecodable[0].payload, Some(foreign));
-    assert!(!undecodable[0].reason.is_empty() && !undecodable[0].place.is_empty(), "{undecodable:?}");
+    assert_eq!(undecodable[0].1.payload, Some(foreign));
+    assert!(!undecodable[0].0.is_empty(), "{undecodable:?}");
 }

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod group;
+mod lag;
 mod positions;
 
 use std::{collections::HashMap, future::Future, time::Duration};
@@ -11,6 +12,7 @@ use bytes::Bytes;
 
 pub use delivery::*;
 pub use group::*;
+pub use lag::*;
 pub use positions::*;
 
 use super::{
@@ -78,6 +80,7 @@ macro_rules! source_suite {
                 a_dropped_next_loses_nothing,
                 a_paused_partition_is_silent,
                 what_is_no_event_is_handed_over,
+                the_lag_says_how_much_is_to_come,
                 uncommitted_events_come_again,
                 committed_events_do_not_come_again,
                 a_position_given_counts_more_than_the_commit,
@@ -125,9 +128,10 @@ impl<S: EventSource> Reader<S> {
                     }
                 }
                 SourceEvent::Batch(batch) => {
-                    assert!(!batch.records.is_empty(), "batches are never empty");
                     self.positions.insert(batch.partition.clone(), batch.position.clone());
-                    return batch;
+                    if !batch.records.is_empty() {
+                        return batch;
+                    }
                 }
                 SourceEvent::Revoked(_) => {}
             }
@@ -171,8 +175,8 @@ impl<S: EventSource> Reader<S> {
 
 fn numbers(records: &[SourceRecord]) -> Vec<u64> {
     let events = records.iter().filter_map(|record| match record {
-        SourceRecord::Event(received) => Some(&received.event),
-        SourceRecord::Undecodable(_) => None,
+        SourceRecord::Event { event, .. } => Some(&event.event),
+        SourceRecord::Undecodable { .. } => None,
     });
     events.map(|event| number_of(event).expect("a number")).collect()
 }
@@ -204,7 +208,12 @@ mod tests {
     fn the_macro_lists_every_case() {
         crate::testing::suite::assert_all_listed(
             include_str!("mod.rs"),
-            &[include_str!("delivery.rs"), include_str!("group.rs"), include_str!("positions.rs")],
+            &[
+                include_str!("delivery.rs"),
+                include_str!("group.rs"),
+                include_str!("lag.rs"),
+                include_str!("positions.rs"),
+            ],
         );
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Assigned {
     /// What librdkafka was told last.
     pub(super) paused: bool,
     pub(super) delivered: Option<Position>,
+    /// The offset it was started at.
+    pub(super) started: Option<i64>,
     /// What the application told to commit and the broker has not acknowledged.
     pub(super) told: Option<Position>,
     records: VecDeque<Waiting>,
@@ -59,6 +61,7 @@ impl Assigned {
             held: false,
             paused: true,
             delivered: None,
+            started: None,
             told: None,
             records: VecDeque::new(),
             bytes: 0,
@@ -146,6 +149,7 @@ impl Assigned {
 
     pub(super) fn start(&mut self, position: Position, now: Instant) {
         self.phase = Phase::Started;
+        self.started = Some(position.next);
         self.delivered = Some(position);
         self.heard = Some(now);
     }

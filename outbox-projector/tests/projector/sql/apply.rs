@@ -36,7 +36,7 @@ pub(super) async fn apply<DB: TestDatabase>(
 ) -> Result<Applied, ProjectionError> {
     let (partition, to) = (Partition::new(partition), SourcePosition::from_text(to));
     let from = projection.position(&partition).await?;
-    projection.apply(Step { partition: &partition, from: from.as_ref(), to: &to, events }).await
+    projection.apply(Step::new(&partition, from.as_ref(), &to, events)).await
 }
 
 /// Every event up to four times, the repetitions at any later place and so also behind newer ones of its key, in steps
@@ -70,7 +70,7 @@ where
         let projection = database.projection(handler.clone());
         let mut applied = apply(&projection, "p", &place.to_string(), step).await;
         if let Err(error) = &applied {
-            assert_eq!(error.kind(), ProjectionErrorKind::Unavailable, "{error}");
+            assert_eq!(error.kind(), ProjectionErrorKind::Failed, "{error}");
             applied = apply(&projection, "p", &place.to_string(), step).await;
         }
         let applied = applied.expect("the second try succeeds");
@@ -154,7 +154,7 @@ where
     let projection = bare.projection(ReadModel::default());
     let (partition, to) = (Partition::new("p"), SourcePosition::from_text("1"));
     let position = projection.position(&partition).await.expect_err("no tables");
-    let step = Step { partition: &partition, from: None, to: &to, events: &[] };
+    let step = Step::new(&partition, None, &to, &[]);
     let applied = projection.apply(step).await.expect_err("no tables");
     for error in [position, applied] {
         assert_eq!(error.kind(), ProjectionErrorKind::NotMigrated, "{error}");

@@ -8,14 +8,14 @@ use super::ReadModel;
 use super::model::Model;
 
 /// A database of one test.
-pub(super) struct Database<DB: TestDatabase> {
-    pub(super) pool: Pool<DB>,
+pub(crate) struct Database<DB: TestDatabase> {
+    pub(crate) pool: Pool<DB>,
     kept: DB::Kept,
 }
 
 /// What these tests need of a database beyond its pool.
 #[async_trait]
-pub(super) trait TestDatabase: SqlDatabase {
+pub(crate) trait TestDatabase: SqlDatabase {
     /// Lives as long as the database.
     type Kept: Send + Sync;
 
@@ -30,13 +30,20 @@ pub(super) trait TestDatabase: SqlDatabase {
     async fn drop_all(pool: Pool<Self>, kept: Self::Kept);
 }
 
-pub(super) async fn fresh<DB: TestDatabase>() -> Database<DB> {
+pub(crate) async fn fresh<DB: TestDatabase>() -> Database<DB> {
     let database = unmigrated().await;
     DB::migrate(&database.pool).await;
     database
 }
 
-pub(super) async fn unmigrated<DB: TestDatabase>() -> Database<DB> {
+#[cfg(feature = "postgres")]
+pub(crate) async fn fresh_on(version: test_services::PostgresVersion) -> Database<sqlx::Postgres> {
+    let (pool, kept) = create_on(version).await;
+    sqlx::Postgres::migrate(&pool).await;
+    Database { pool, kept }
+}
+
+pub(crate) async fn unmigrated<DB: TestDatabase>() -> Database<DB> {
     let (pool, kept) = DB::create().await;
     Database { pool, kept }
 }
@@ -45,12 +52,12 @@ impl<DB: TestDatabase> Database<DB>
 where
     ReadModel: Handler<DB>,
 {
-    pub(super) fn projection(&self, handler: ReadModel) -> SqlProjection<DB> {
+    pub(crate) fn projection(&self, handler: ReadModel) -> SqlProjection<DB> {
         projection_on(self.pool.clone(), handler)
     }
 
     /// What the read model holds.
-    pub(super) async fn model(&self) -> Model {
+    pub(crate) async fn model(&self) -> Model {
         let mut model = Model::default();
         for (key, number) in DB::list(&self.pool).await {
             model.0.entry(key).or_default().list.push(number);
@@ -63,11 +70,11 @@ where
     }
 
     /// How many rows a table has; on PostgreSQL the projector's are in schema `outbox`.
-    pub(super) async fn count(&self, table: &'static str) -> i64 {
+    pub(crate) async fn count(&self, table: &'static str) -> i64 {
         DB::count(&self.pool, table).await
     }
 
-    pub(super) async fn tear_down(self) {
+    pub(crate) async fn tear_down(self) {
         DB::drop_all(self.pool, self.kept).await;
     }
 }
@@ -82,7 +89,7 @@ macro_rules! all {
 const LIST: &str = "SELECT key, n FROM model_list ORDER BY id";
 const LAST: &str = "SELECT key, count, last FROM model_last";
 /// Through another pool than the test's own.
-pub(super) fn projection_on<DB: SqlDatabase>(pool: Pool<DB>, handler: ReadModel) -> SqlProjection<DB>
+pub(crate) fn projection_on<DB: SqlDatabase>(pool: Pool<DB>, handler: ReadModel) -> SqlProjection<DB>
 where
     ReadModel: Handler<DB>,
 {
@@ -92,17 +99,22 @@ where
 const LAST_TABLE: &str = "CREATE TABLE model_last (key text PRIMARY KEY, count bigint NOT NULL, last bigint NOT NULL)";
 
 #[cfg(feature = "postgres")]
+async fn create_on(version: test_services::PostgresVersion) -> (sqlx::PgPool, test_services::TestDatabase) {
+    let database = test_services::TestDatabase::create(version).await;
+    let list = "CREATE TABLE model_list (id bigserial PRIMARY KEY, key text NOT NULL, n bigint NOT NULL)";
+    for sql in [list, LAST_TABLE] {
+        sqlx::query(sql).execute(database.pool()).await.expect("the read model's tables");
+    }
+    (database.pool().clone(), database)
+}
+
+#[cfg(feature = "postgres")]
 #[async_trait]
 impl TestDatabase for sqlx::Postgres {
     type Kept = test_services::TestDatabase;
 
     async fn create() -> (Pool<Self>, Self::Kept) {
-        let database = test_services::TestDatabase::create(test_services::PostgresVersion::V15).await;
-        let list = "CREATE TABLE model_list (id bigserial PRIMARY KEY, key text NOT NULL, n bigint NOT NULL)";
-        for sql in [list, LAST_TABLE] {
-            sqlx::query(sql).execute(database.pool()).await.expect("the read model's tables");
-        }
-        (database.pool().clone(), database)
+        create_on(test_services::PostgresVersion::V15).await
     }
 
     async fn migrate(pool: &Pool<Self>) {

@@ -24,7 +24,7 @@ where
     ReadModel: Handler<DB>,
 {
     assert_eq!(database.model().await, Model::default());
-    for table in ["projector_position", "projector_watermark", "projector_seen"] {
+    for table in ["projector_position", "projector_watermark", "projector_seen", "projector_dead_letter"] {
         assert_eq!(database.count(table).await, 0, "{table}");
     }
 }
@@ -36,7 +36,7 @@ where
     let log = Sequencer::default();
     let events: Vec<_> = (0..3).map(|n| received(&log, "a", n)).collect();
     for (trouble, kind) in
-        [(Trouble::Fail, ProjectionErrorKind::Unavailable), (Trouble::Reject, ProjectionErrorKind::Rejected)]
+        [(Trouble::Fail, ProjectionErrorKind::Failed), (Trouble::Reject, ProjectionErrorKind::Rejected)]
     {
         let projection = database.projection(ReadModel::with(1, trouble));
         let error = apply(&projection, "p", "1", &events).await.expect_err("the handler fails");

@@ -19,7 +19,7 @@ async fn an_error_the_handler_hides_is_not_taken_for_success() {
         let builder = SqlProjection::builder(database.pool.clone(), name, handler);
         let projection = if versioned { builder.versioned().build() } else { builder.build() };
         let hidden = apply(&projection, "p", "1", std::slice::from_ref(&event)).await;
-        assert_eq!(hidden.expect_err("nothing was committed").kind(), ProjectionErrorKind::Unavailable);
+        assert_eq!(hidden.expect_err("nothing was committed").kind(), ProjectionErrorKind::Failed);
         assert_nothing(&database).await;
     }
     database.tear_down().await;

@@ -18,25 +18,25 @@ use super::model::key_of;
 
 /// Writes `Counted` events to a list and to a counter, rejects those without a number, ignores others.
 #[derive(Clone, Default)]
-pub(super) struct ReadModel {
-    pub(super) script: Arc<Script>,
+pub(crate) struct ReadModel {
+    pub(crate) script: Arc<Script>,
 }
 
 /// What is to happen at which number, after its rows were written.
 #[derive(Default)]
-pub(super) struct Script {
+pub(crate) struct Script {
     troubles: Mutex<HashMap<i64, Trouble>>,
     /// Notified when a handler stalls.
-    pub(super) stalled: Notify,
+    pub(crate) stalled: Notify,
     /// Lets a stalled handler go on.
-    pub(super) go_on: Notify,
+    pub(crate) go_on: Notify,
     /// Events that reached the handler.
-    pub(super) calls: AtomicUsize,
+    pub(crate) calls: AtomicUsize,
 }
 
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "two of them are for PostgreSQL alone"))]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     Reject,
     Fail,
     /// Fails once, then succeeds.
@@ -47,16 +47,25 @@ pub(super) enum Trouble {
     StallBeforeWriting,
     /// Runs a statement that fails and says that all is well.
     HideError,
+    /// Runs a statement that breaks a constraint.
+    Constraint,
+    /// Fails and asks for the next try after an hour.
+    Later,
+    Panic,
 }
 
 impl ReadModel {
-    pub(super) fn with(number: i64, trouble: Trouble) -> Self {
+    pub(crate) fn with(number: i64, trouble: Trouble) -> Self {
         let model = Self::default();
         model.script.troubles.lock().unwrap().insert(number, trouble);
         model
     }
 
-    pub(super) fn mend(&self) {
+    pub(crate) fn trouble(&self, number: i64, trouble: Trouble) {
+        self.script.troubles.lock().unwrap().insert(number, trouble);
+    }
+
+    pub(crate) fn mend(&self) {
         self.script.troubles.lock().unwrap().clear();
     }
 
@@ -108,6 +117,15 @@ macro_rules! handles {
                     None | Some(Trouble::StallBeforeWriting) => Ok(Handled::Done),
                     Some(Trouble::Reject) => Err(HandlerError::reject("the script says so")),
                     Some(Trouble::Fail | Trouble::FailOnce) => Err(HandlerError::retry("the script says so")),
+                    Some(Trouble::Constraint) => {
+                        let broken = "INSERT INTO model_list (key, n) VALUES ($1, NULL)";
+                        sqlx::query(broken).bind(&key).execute(&mut **tx).await?;
+                        Ok(Handled::Done)
+                    }
+                    Some(Trouble::Later) => {
+                        Err(HandlerError::retry("the script says so").after(std::time::Duration::from_hours(1)))
+                    }
+                    Some(Trouble::Panic) => panic!("the script says so"),
                     Some(Trouble::Stall) => {
                         self.script.stall().await;
                         Ok(Handled::Done)

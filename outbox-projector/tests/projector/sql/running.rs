@@ -106,7 +106,9 @@ where
         LogSource::builder(Arc::new(log.clone())).consumer(consumer).batch(7).lease(short).poll(short / 4).build()
     };
     let stalling = ReadModel::with(30, Trouble::Stall);
-    let first = Running::start(projector(leased(&log), Arc::new(database.projection(stalling.clone()))));
+    // Steps of one batch of the source each.
+    let first = projector(leased(&log), Arc::new(database.projection(stalling.clone()))).batch(1);
+    let first = Running::start(first);
     within("the first is in the middle of a step", stalling.script.stalled.notified()).await;
     first.crash().await;
     let mut second = Running::start(projector(leased(&log), Arc::new(database.projection(ReadModel::default()))));

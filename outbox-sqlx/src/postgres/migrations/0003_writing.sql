@@ -174,6 +174,7 @@ CREATE FUNCTION @schema@.outbox_append(
         bytes := 512 + octet_length(convert_to(coalesce(ordering_key, aggregate_id), 'UTF8'))
             + 7 * octet_length(convert_to(aggregate_type || aggregate_id || event_type, 'UTF8'))
             + octet_length(convert_to(coalesce(ordering_key, ''), 'UTF8'))
+            + CASE WHEN content_type = 'application/json' THEN 0 ELSE octet_length(convert_to(content_type, 'UTF8')) END
             + coalesce(octet_length(payload), 4) + octet_length(stored_headers);
         IF bytes > log.message_bytes THEN
             RAISE EXCEPTION 'the message would be up to % bytes long; the limit is %', bytes, log.message_bytes

@@ -6,15 +6,21 @@ use serde_json::{Value, json};
 
 use super::client::{CallError, Client};
 
-/// Finds the index behind the alias, or makes both in one request.
-pub(super) async fn prepare(client: &Client, alias: &str, log: LogId) -> Result<(), CallError> {
+/// Finds the index behind the alias, or makes the first one with all its aliases in one request.
+pub(super) async fn prepare(
+    client: &Client,
+    alias: &str,
+    first: &str,
+    aliases: &Value,
+    log: LogId,
+) -> Result<(), CallError> {
     let mapping = format!("/{alias}/_mapping");
     match client.call(Method::Get, &mapping, None).await {
         Ok(found) => return check(&found, alias, log),
         Err(missing) if missing.status() == Some(404) => {}
         Err(error) => return Err(error),
     }
-    match client.call(Method::Put, &format!("/{alias}-v1"), Some(definition(alias, log))).await {
+    match client.call(Method::Put, &format!("/{first}"), Some(definition(aliases, log))).await {
         Ok(_) => Ok(()),
         Err(refused) if refused.status() == Some(400) => {
             // Another process was quicker, unless the refusal was about something else.
@@ -37,7 +43,8 @@ fn check(found: &Value, alias: &str, log: LogId) -> Result<(), CallError> {
     Ok(())
 }
 
-fn definition(alias: &str, log: LogId) -> Value {
+/// An index with these aliases.
+pub(super) fn definition(aliases: &Value, log: LogId) -> Value {
     let text = json!({
         "type": "text",
         "analyzer": "english",
@@ -79,6 +86,6 @@ fn definition(alias: &str, log: LogId) -> Value {
                 "deleted": { "type": "boolean" },
             },
         },
-        "aliases": { alias: {} },
+        "aliases": aliases,
     })
 }

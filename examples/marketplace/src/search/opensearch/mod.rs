@@ -3,14 +3,17 @@
 
 mod ask;
 mod client;
+mod generations;
 mod mapping;
-mod project;
+mod write;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use opensearch::http::Method;
 use outbox_core::event::LogId;
+use outbox_projector::rebuild::Generation;
+use serde_json::json;
 use tokio::sync::OnceCell;
 
 use self::client::{CallError, Client};
@@ -38,13 +41,24 @@ impl OpenSearchIndex {
         Ok(Self(Arc::new(Shared { client, alias: alias.to_owned(), log, prepared: OnceCell::new() })))
     }
 
+    fn index_of(&self, generation: Generation) -> String {
+        format!("{}-v{generation}", self.0.alias)
+    }
+
+    /// The alias that a generation is written through.
+    fn written_through(&self, generation: Generation) -> String {
+        format!("{}-v{generation}-write", self.0.alias)
+    }
+
     /// Makes index and alias if they are missing.
     ///
     /// # Errors
     /// When OpenSearch is away, or the index there was made from another log: then versions say nothing.
     pub(crate) async fn prepare(&self) -> Result<(), CallError> {
         let Shared { client, alias, log, prepared } = &*self.0;
-        prepared.get_or_try_init(|| mapping::prepare(client, alias, *log)).await.copied()
+        let first = self.index_of(Generation::FIRST);
+        let aliases = json!({ (alias): {}, (self.written_through(Generation::FIRST)): {} });
+        prepared.get_or_try_init(|| mapping::prepare(client, alias, &first, &aliases, *log)).await.copied()
     }
 }
 
@@ -68,5 +82,7 @@ impl From<CallError> for SearchError {
     }
 }
 
+#[cfg(test)]
+mod suites;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,10 @@ use outbox_core::{
     projection::{Applied, Projection, ProjectionError, ProjectionErrorKind, Step},
     source::{Partition, SourcePosition},
 };
+use outbox_projector::{
+    external::{StoreError, StoreErrorKind},
+    rebuild::{Generations as _, Stage},
+};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -28,10 +32,14 @@ async fn fresh() -> OpenSearchIndex {
 
 async fn apply(index: &OpenSearchIndex, events: &[ReceivedEvent]) -> Result<Applied, ProjectionError> {
     let to = SourcePosition::from_text("0");
-    let applied = index.apply(Step { partition: &Partition::new("p"), from: None, to: &to, events }).await;
+    let applied = live(index).apply(Step::new(&Partition::new("p"), None, &to, events)).await;
     let refresh = format!("/{}/_refresh", index.0.alias);
     index.0.client.call(Method::Post, &refresh, None).await.expect("refreshed");
     applied
+}
+
+fn live(index: &OpenSearchIndex) -> Arc<dyn Projection> {
+    index.projection(Generation::FIRST, Stage::Live)
 }
 
 async fn ids(index: &OpenSearchIndex, query: &str) -> Vec<i64> {
@@ -110,14 +118,30 @@ async fn an_index_of_another_log_is_refused() {
     assert!(!error.is_away() && error.to_string().contains("--search-index"), "{error}");
 }
 
+#[test]
+fn what_the_whole_request_is_refused_for_decides_what_is_tried_again() {
+    let status = |status| CallError::Status { status, reason: String::new() };
+    for (error, kind) in [
+        (status(413), StoreErrorKind::TooLarge),
+        (status(429), StoreErrorKind::Unavailable),
+        (status(404), StoreErrorKind::Unavailable),
+        (status(503), StoreErrorKind::Unavailable),
+        (status(401), StoreErrorKind::Refused),
+        (CallError::AnotherLog { alias: String::new(), of: String::new() }, StoreErrorKind::Refused),
+    ] {
+        assert_eq!(StoreError::from(error).kind(), kind);
+    }
+}
+
 #[tokio::test]
 async fn away_is_said_and_passes() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address");
     let it = OpenSearchIndex::new(&format!("http://{nobody}"), "tutors", LOG).expect("address");
     let to = SourcePosition::from_text("0");
     let events = [upsert(1, 1, "Anna")];
-    let step = Step { partition: &Partition::new("p"), from: None, to: &to, events: &events };
-    assert_eq!(it.apply(step).await.expect_err("away").kind(), ProjectionErrorKind::Unavailable);
+    let partition = Partition::new("p");
+    let step = Step::new(&partition, None, &to, &events);
+    assert_eq!(live(&it).apply(step).await.expect_err("away").kind(), ProjectionErrorKind::Unavailable);
     let query = SearchQuery::parse(&QueryPairs::default()).expect("query");
     assert!(matches!(it.search(&query).await, Err(SearchError::Away(_))));
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::fields;
 
 /// Raise it with every change of [`fields::schema`], of the analyzers or of what is stored: the index is then rebuilt.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 const LABEL: &str = "label.json";
 

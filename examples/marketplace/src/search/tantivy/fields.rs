@@ -24,8 +24,9 @@ pub(super) fn schema() -> Schema {
         TextOptions::default().set_indexing_options(indexing)
     };
     let mut schema = Schema::builder();
-    schema.add_i64_field("id", INDEXED | FAST);
+    schema.add_text_field("key", STRING);
     schema.add_u64_field("version", FAST);
+    schema.add_i64_field("id", FAST);
     schema.add_bool_field("deleted", INDEXED);
     for name in TEXTS {
         schema.add_text_field(name, analyzed(STEMMED));
@@ -42,8 +43,10 @@ pub(super) fn schema() -> Schema {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fields {
-    pub(super) id: Field,
+    /// Which document: what [`id`](Self::id) says, as text; a deleted one has nothing else.
+    pub(super) key: Field,
     pub(super) version: Field,
+    pub(super) id: Field,
     pub(super) deleted: Field,
     pub(super) texts: [TextField; 3],
     pub(super) subjects: Field,
@@ -70,8 +73,9 @@ impl Fields {
             Ok::<_, TantivyError>(TextField { stemmed: field(TEXTS[i])?, plain, weight: WEIGHTS[i] })
         };
         Ok(Self {
-            id: field("id")?,
+            key: field("key")?,
             version: field("version")?,
+            id: field("id")?,
             deleted: field("deleted")?,
             texts: [text(0)?, text(1)?, text(2)?],
             subjects: field("subjects")?,

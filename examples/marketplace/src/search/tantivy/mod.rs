@@ -4,7 +4,7 @@
 mod ask;
 mod directory;
 mod fields;
-mod project;
+mod write;
 
 use std::{
     path::Path,
@@ -16,10 +16,11 @@ use outbox_core::{
     event::LogId,
     log::{ConsumerName, LogError},
 };
+use outbox_projector::external::PositionedProjection;
 use tantivy::{IndexReader, IndexWriter, ReloadPolicy, TantivyError};
 
-use self::{fields::Fields, project::Positions};
-use super::{CONSUMER, Found, SearchError, SearchIndex, SearchQuery};
+use self::{fields::Fields, write::Positions};
+use super::{CONSUMER, Found, SearchError, SearchIndex, SearchQuery, TutorDocuments};
 
 /// Cloning shares the index.
 #[derive(Clone)]
@@ -29,6 +30,7 @@ struct Shared {
     fields: Fields,
     reader: IndexReader,
     writer: Mutex<Writer>,
+    log: LogId,
     incarnation: String,
 }
 
@@ -52,7 +54,12 @@ impl TantivyIndex {
         let reader = opened.index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
         let writer = opened.index.writer_with_num_threads(1, WRITER_MEMORY_BYTES)?;
         let writer = Mutex::new(Writer { index: writer, positions });
-        Ok(Self(Arc::new(Shared { fields, reader, writer, incarnation: opened.incarnation })))
+        Ok(Self(Arc::new(Shared { fields, reader, writer, log, incarnation: opened.incarnation })))
+    }
+
+    /// What keeps the index as its log has it.
+    pub(crate) fn projection(&self) -> PositionedProjection<Self, TutorDocuments> {
+        PositionedProjection::new(CONSUMER, self.clone(), TutorDocuments::of(self.0.log))
     }
 
     /// The consumer of the log that feeds this index. A new index is a new consumer: it begins at the log's first
@@ -78,5 +85,7 @@ impl SearchIndex for TantivyIndex {
     }
 }
 
+#[cfg(test)]
+mod suites;
 #[cfg(test)]
 mod tests;

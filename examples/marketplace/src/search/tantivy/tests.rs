@@ -41,8 +41,9 @@ impl Fixture {
 
     async fn apply(&mut self, events: &[ReceivedEvent]) -> Applied {
         let to = SourcePosition::from_text(format!("{}+", self.at.as_ref().map_or("", |p| p.as_text())));
-        let step = Step { partition: &partition(), from: self.at.as_ref(), to: &to, events };
-        let applied = self.index.apply(step).await.expect("applied");
+        let partition = partition();
+        let step = Step::new(&partition, self.at.as_ref(), &to, events);
+        let applied = self.index.projection().apply(step).await.expect("applied");
         self.at = Some(to);
         applied
     }
@@ -74,7 +75,7 @@ async fn effects_and_position_survive_together() {
     it.apply(&[upsert(1, TUTOR_CREATED, &anna)]).await;
     let (position, consumer) = (it.at.clone(), it.index.consumer().expect("name"));
     let it = it.reopened(LOG);
-    assert_eq!(it.index.position(&partition()).await.expect("position"), position);
+    assert_eq!(it.index.projection().position(&partition()).await.expect("position"), position);
     assert_eq!(it.index.consumer().expect("name"), consumer, "the same index is the same consumer");
     assert_eq!(it.ids("q=petrova").await, [1]);
     let query = SearchQuery::parse(&QueryPairs::parse("q=petrova")).expect("query");
@@ -87,7 +88,7 @@ async fn an_index_of_another_log_or_without_a_label_is_begun_anew() {
     it.apply(&[upsert(1, TUTOR_CREATED, &document(1, "Anna"))]).await;
     let consumer = it.index.consumer().expect("name");
     let it = it.reopened(LogId(Uuid::from_u128(2)));
-    assert_eq!(it.index.position(&partition()).await.expect("position"), None);
+    assert_eq!(it.index.projection().position(&partition()).await.expect("position"), None);
     assert_ne!(it.index.consumer().expect("name"), consumer, "it begins at the log's beginning");
     assert!(it.ids("").await.is_empty());
     std::fs::write(it.directory.path().join("search/label.json"), "{").expect("write");
@@ -101,11 +102,12 @@ async fn a_moved_position_is_a_conflict_without_effect() {
     it.apply(&[upsert(1, TUTOR_CREATED, &document(1, "Anna"))]).await;
     let to = SourcePosition::from_text("elsewhere");
     let events = [upsert(2, TUTOR_CREATED, &document(2, "Boris"))];
-    let stale = Step { partition: &partition(), from: None, to: &to, events: &events };
-    let error = it.index.apply(stale).await.expect_err("conflict");
+    let partition = partition();
+    let stale = Step::new(&partition, None, &to, &events);
+    let error = it.index.projection().apply(stale).await.expect_err("conflict");
     assert_eq!(error.kind(), ProjectionErrorKind::Conflict);
     assert_eq!(it.ids("").await, [1]);
-    assert_eq!(it.index.position(&partition()).await.expect("position"), it.at);
+    assert_eq!(it.index.projection().position(&partition).await.expect("position"), it.at);
 }
 
 #[tokio::test]
@@ -129,8 +131,9 @@ async fn a_rejected_event_leaves_no_effect_of_its_step() {
     it.apply(&[]).await;
     let events = [upsert(1, TUTOR_CREATED, &document(1, "Anna")), received(2, 2, TUTOR_CREATED, &json!({"id": 2}))];
     let to = SourcePosition::from_text("next");
-    let step = Step { partition: &partition(), from: it.at.as_ref(), to: &to, events: &events };
-    assert_eq!(it.index.apply(step).await.expect_err("rejected").kind(), ProjectionErrorKind::Rejected);
+    let partition = partition();
+    let step = Step::new(&partition, it.at.as_ref(), &to, &events);
+    assert_eq!(it.index.projection().apply(step).await.expect_err("rejected").kind(), ProjectionErrorKind::Rejected);
     assert!(it.ids("").await.is_empty());
 }
 

@@ -1,9 +1,14 @@
 //! Projecting: effects of events in a store, applied once.
 
+mod dead_letter;
+mod error;
+
 use async_trait::async_trait;
 
+pub use dead_letter::{DeadLetter, DeadLetterCause};
+pub use error::{ProjectionError, ProjectionErrorKind};
+
 use crate::{
-    error::kinded_error,
     event::ReceivedEvent,
     source::{Partition, SourcePosition},
 };
@@ -34,8 +39,15 @@ use crate::{
 /// Dropping `apply` leaves all of its effect or none, where the position is kept; elsewhere the batch comes again.
 ///
 /// # Errors
-/// After [`ProjectionErrorKind::Unavailable`] the same batch is tried again; after [`ProjectionErrorKind::Rejected`]
-/// too, since nothing may be lost: somebody has to act.
+/// After [`ProjectionErrorKind::Unavailable`] the same step is tried again, for ever. After
+/// [`ProjectionErrorKind::Failed`] and [`ProjectionErrorKind::Rejected`] an event is at fault:
+/// [`ProjectionError::at`] names it, or the caller tries the events one by one to find it. It is then given up as a
+/// [`DeadLetter`], if the caller has a place for those, and the step is applied without it; or the partition waits.
+///
+/// # Dead letters
+/// [`Step::dead_letters`] are records that the step passes over. A projection that
+/// [keeps](ProjectionCapabilities::keeps_dead_letters) them writes them down in the commit of the step. Others need not
+/// look: the caller has written them down elsewhere before.
 #[async_trait]
 pub trait Projection: Send + Sync {
     /// A stable name: positions are kept under it.
@@ -68,6 +80,27 @@ pub struct Step<'a> {
     pub to: &'a SourcePosition,
     /// The events in between. May be empty, when only the position moves.
     pub events: &'a [ReceivedEvent],
+    /// Records in between that are given up, in their order.
+    pub dead_letters: &'a [DeadLetter],
+}
+
+impl<'a> Step<'a> {
+    /// A step that gives nothing up.
+    #[must_use]
+    pub fn new(
+        partition: &'a Partition,
+        from: Option<&'a SourcePosition>,
+        to: &'a SourcePosition,
+        events: &'a [ReceivedEvent],
+    ) -> Self {
+        Self { partition, from, to, events, dead_letters: &[] }
+    }
+
+    /// Sets [`Step::dead_letters`].
+    #[must_use]
+    pub fn with_dead_letters(self, dead_letters: &'a [DeadLetter]) -> Self {
+        Self { dead_letters, ..self }
+    }
 }
 
 /// Where projections may differ.
@@ -77,13 +110,22 @@ pub struct ProjectionCapabilities {
     /// The position is kept in the same commit as the effects. Where it is not, the source's own commit counts, and
     /// repeated events have to be harmless by their version.
     pub keeps_position: bool,
+    /// [`Step::dead_letters`] are written down in the commit of the step.
+    pub keeps_dead_letters: bool,
 }
 
 impl ProjectionCapabilities {
-    /// A projection that does or does not keep its position.
+    /// A projection that does or does not keep its position, and keeps no dead letters.
     #[must_use]
     pub fn new(keeps_position: bool) -> Self {
-        Self { keeps_position }
+        Self { keeps_position, keeps_dead_letters: false }
+    }
+
+    /// Sets [`ProjectionCapabilities::keeps_dead_letters`].
+    #[must_use]
+    pub fn with_keeps_dead_letters(mut self, yes: bool) -> Self {
+        self.keeps_dead_letters = yes;
+        self
     }
 }
 
@@ -96,6 +138,8 @@ pub struct Applied {
     pub duplicates: usize,
     /// Events of types this projection does not know.
     pub ignored: usize,
+    /// Events set aside because an earlier one of their key is a dead letter: they are dead letters themselves now.
+    pub held: usize,
 }
 
 impl std::ops::AddAssign for Applied {
@@ -103,24 +147,6 @@ impl std::ops::AddAssign for Applied {
         self.applied += more.applied;
         self.duplicates += more.duplicates;
         self.ignored += more.ignored;
+        self.held += more.held;
     }
-}
-
-kinded_error! {
-    /// Why events could not be applied.
-    ProjectionError, ProjectionErrorKind
-}
-
-/// The kinds of [`ProjectionError`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ProjectionErrorKind {
-    /// The store cannot be reached: the same batch is tried again.
-    Unavailable,
-    /// Somebody else moved the position: nothing was applied. Read the position again.
-    Conflict,
-    /// An event cannot be applied. Nothing of the step was.
-    Rejected,
-    /// The projection's tables are missing: migrate first.
-    NotMigrated,
 }

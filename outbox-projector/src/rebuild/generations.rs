@@ -1,0 +1,127 @@
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use outbox_core::projection::Projection;
+
+use super::RebuildError;
+
+/// The number of a generation, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(u32);
+
+impl Generation {
+    /// The one that a read model begins with: 1.
+    pub const FIRST: Self = Self(1);
+
+    /// The generation of this number; `None` for 0.
+    #[must_use]
+    pub fn new(number: u32) -> Option<Self> {
+        (number > 0).then_some(Self(number))
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// `base` for the first generation, and `base.g2` and so on for later ones: names of projections, consumers and
+    /// groups. So a read model that was never rebuilt keeps the names it has.
+    #[must_use]
+    pub fn name(self, base: &str) -> String {
+        if self == Self::FIRST { base.to_owned() } else { format!("{base}.g{}", self.0) }
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a projection or a source is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// To be filled from the beginning, unseen: effects outside of the read model, such as a message to somebody, are
+    /// to be left out; they happened when the events were new.
+    Building,
+    /// In use.
+    Live,
+}
+
+/// Which generations a read model has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// Queries go there.
+    pub live: Generation,
+    /// Is being filled.
+    pub building: Option<Generation>,
+}
+
+/// A read model that can be there several times.
+///
+/// # Contract
+/// The state survives the process. Queries see the live generation only. [`Generations::swap`] is atomic: a query sees
+/// the old generation or the new one, whole. After it a projection of an older generation has no effect that anybody
+/// sees; it answers [`Retired`](outbox_core::projection::ProjectionErrorKind::Retired) where the store can tell.
+///
+/// # Duplicates
+/// Every method may be called again, with the same outcome: `prepare` keeps what is there, `swap` to the live generation
+/// and `discard` of what is gone do nothing.
+///
+/// # Ordering
+/// Generations are numbered in the order in which they were begun.
+///
+/// # Concurrency
+/// Any number of processes may call any method at any time.
+///
+/// # Cancellation
+/// A dropped call is done or not done, and is made again.
+///
+/// # Errors
+/// [`RebuildErrorKind::Unavailable`](super::RebuildErrorKind::Unavailable) when the same may succeed later, and else
+/// [`RebuildErrorKind::Store`](super::RebuildErrorKind::Store). A rebuild ends with either and can be run again.
+#[async_trait]
+pub trait Generations: Send + Sync {
+    /// The name of the read model, without a generation.
+    fn name(&self) -> &str;
+
+    /// Which generations there are. A read model that was never rebuilt has [`Generation::FIRST`].
+    ///
+    /// # Errors
+    /// See the trait's *Errors*.
+    async fn state(&self) -> Result<State, RebuildError>;
+
+    /// Generations older than this one of which something is left.
+    ///
+    /// # Errors
+    /// See the trait's *Errors*.
+    async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError>;
+
+    /// Creates what a generation needs, empty, and remembers that it is being built.
+    ///
+    /// # Errors
+    /// See the trait's *Errors*.
+    async fn prepare(&self, generation: Generation) -> Result<(), RebuildError>;
+
+    /// The projection into a generation, under a name of its own.
+    fn projection(&self, generation: Generation, stage: Stage) -> Arc<dyn Projection>;
+
+    /// Makes a generation the live one and retires all before it.
+    ///
+    /// # Errors
+    /// See the trait's *Errors*.
+    async fn swap(&self, to: Generation) -> Result<(), RebuildError>;
+
+    /// Removes all that is left of a retired generation, but that it is retired.
+    ///
+    /// # Errors
+    /// See the trait's *Errors*.
+    async fn discard(&self, generation: Generation) -> Result<(), RebuildError>;
+}

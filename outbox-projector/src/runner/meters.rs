@@ -1,0 +1,80 @@
+//! What a projector does, as metrics. Without the feature nothing is compiled but empty calls.
+
+#[cfg(feature = "metrics")]
+pub(super) use self::on::Meters;
+#[cfg(not(feature = "metrics"))]
+pub(super) use off::Meters;
+
+#[cfg(feature = "metrics")]
+mod on {
+    use chrono::Utc;
+    use metrics::{Counter, Gauge, Histogram, Label};
+
+    use crate::runner::{ProjectorStatus, report::Done};
+
+    /// The meters of one projector.
+    pub(in crate::runner) struct Meters {
+        applied: Counter,
+        duplicates: Counter,
+        ignored: Counter,
+        dead_letters: Counter,
+        step_records: Histogram,
+        delay: Histogram,
+        lag: Gauge,
+        age: Gauge,
+    }
+
+    impl Meters {
+        pub(in crate::runner) fn new(projection: &str) -> Self {
+            let labels = [Label::new("projection", projection.to_owned())];
+            let counter = |name: &'static str| metrics::counter!(name, labels.iter());
+            Self {
+                applied: counter("outbox_projector_applied_total"),
+                duplicates: counter("outbox_projector_duplicates_total"),
+                ignored: counter("outbox_projector_ignored_total"),
+                dead_letters: counter("outbox_projector_dead_letters_total"),
+                step_records: metrics::histogram!("outbox_projector_step_records", labels.iter()),
+                delay: metrics::histogram!("outbox_projector_delay_seconds", labels.iter()),
+                lag: metrics::gauge!("outbox_projector_lag_records", labels.iter()),
+                age: metrics::gauge!("outbox_projector_lag_seconds", labels.iter()),
+            }
+        }
+
+        pub(in crate::runner) fn done(&self, done: &Done) {
+            self.applied.increment(done.applied.applied as u64);
+            self.duplicates.increment(done.applied.duplicates as u64);
+            self.ignored.increment(done.applied.ignored as u64);
+            self.dead_letters.increment((done.dead_letters + done.applied.held) as u64);
+            self.step_records.record(done.records as f64);
+            let since = done.last.and_then(|last| (Utc::now() - last.created_at).to_std().ok());
+            if let Some(since) = since {
+                self.delay.record(since.as_secs_f64());
+            }
+        }
+
+        pub(in crate::runner) fn lag(&self, status: &ProjectorStatus) {
+            if let Some(lag) = status.lag() {
+                self.lag.set(lag as f64);
+                self.age.set(status.age().as_secs_f64());
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "metrics"))]
+mod off {
+    use crate::runner::{ProjectorStatus, report::Done};
+
+    pub(in crate::runner) struct Meters;
+
+    #[expect(clippy::unused_self, reason = "the other one measures")]
+    impl Meters {
+        pub(in crate::runner) fn new(_projection: &str) -> Self {
+            Self
+        }
+
+        pub(in crate::runner) fn done(&self, _done: &Done) {}
+
+        pub(in crate::runner) fn lag(&self, _status: &ProjectorStatus) {}
+    }
+}

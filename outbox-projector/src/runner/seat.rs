@@ -1,0 +1,121 @@
+use std::time::Duration;
+
+use outbox_core::source::{Batch, SourcePosition};
+use tokio::{
+    sync::{mpsc::UnboundedSender, oneshot, watch},
+    time::Instant,
+};
+
+use super::report::Order;
+
+/// What is known of one assigned partition, beside its worker.
+pub(super) struct Seat {
+    pub(super) number: u64,
+    pub(super) phase: Phase,
+    pub(super) start_at: Option<Instant>,
+    /// How often the start failed in a row.
+    pub(super) failures: u32,
+    /// Records that the worker has not done yet.
+    pub(super) queued: usize,
+    pub(super) paused: bool,
+    /// Everything up to here took effect.
+    pub(super) position: Option<SourcePosition>,
+    pub(super) uncommitted: Option<SourcePosition>,
+    pub(super) commit_at: Option<Instant>,
+    steps_uncommitted: u32,
+    orders: UnboundedSender<Order>,
+    /// Resolves when the worker ended.
+    pub(super) ended: oneshot::Receiver<()>,
+    /// Dropping it stops the worker.
+    stop: Option<watch::Sender<()>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The worker looks its position up.
+    LookingUp,
+    /// The source is to be started behind the seat's position, or where it thinks best when there is none.
+    Starting,
+    Running,
+    /// A record waits for somebody to act.
+    Held,
+}
+
+/// How long, and for how many steps, a commit that only serves retention may wait.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+const COMMIT_STEPS: u32 = 100;
+
+impl Seat {
+    pub(super) fn new(
+        number: u64,
+        orders: UnboundedSender<Order>,
+        stop: watch::Sender<()>,
+        ended: oneshot::Receiver<()>,
+    ) -> Self {
+        Self {
+            number,
+            phase: Phase::LookingUp,
+            start_at: None,
+            failures: 0,
+            queued: 0,
+            paused: false,
+            position: None,
+            uncommitted: None,
+            commit_at: None,
+            steps_uncommitted: 0,
+            orders,
+            ended,
+            stop: Some(stop),
+        }
+    }
+
+    /// When there is something to do without anybody saying anything.
+    pub(super) fn due(&self) -> Option<Instant> {
+        [self.start_at, self.commit_at].into_iter().flatten().min()
+    }
+
+    /// Stops the worker after the step at hand.
+    pub(super) fn stop(&mut self) {
+        self.stop = None;
+    }
+
+    /// The source delivers from the worker's position on.
+    pub(super) fn begin(&mut self) {
+        self.phase = Phase::Running;
+        self.queued = 0;
+        self.failures = 0;
+        self.tell(Order::Begin);
+    }
+
+    pub(super) fn deliver(&mut self, batch: Batch) {
+        self.queued += batch.records.len();
+        self.tell(Order::Batch(batch));
+    }
+
+    fn tell(&self, order: Order) {
+        // A worker that ended by itself has said why; nothing more is for it.
+        let _unheard = self.orders.send(order);
+    }
+
+    pub(super) fn reached(&mut self, position: SourcePosition) {
+        self.position = Some(position.clone());
+        self.uncommitted = Some(position);
+        self.steps_uncommitted += 1;
+        self.commit_at.get_or_insert_with(|| Instant::now() + COMMIT_EVERY);
+    }
+
+    pub(super) fn wants_commit(&self, keeps_position: bool) -> bool {
+        self.uncommitted.is_some() && (!keeps_position || self.steps_uncommitted >= COMMIT_STEPS)
+    }
+
+    pub(super) fn committed(&mut self) {
+        self.uncommitted = None;
+        self.commit_at = None;
+        self.steps_uncommitted = 0;
+    }
+
+    pub(super) fn commit_later(&mut self) {
+        self.commit_at = Some(Instant::now() + COMMIT_EVERY);
+        self.steps_uncommitted = 0;
+    }
+}

@@ -1,0 +1,179 @@
+//! Read models in SQL that can be rebuilt beside the one in use.
+
+mod model;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod store;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+pub use model::SqlReadModel;
+use outbox_core::projection::Projection;
+use sqlx::{Pool, Transaction};
+pub(super) use store::GenerationStore;
+
+use super::{InvalidName, ProjectionName, SqlDatabase, SqlProjection, availability::is_unavailable};
+use crate::rebuild::{Generation, Generations, RebuildError, RebuildErrorKind, Stage, State};
+
+/// [`Generations`] of a read model in a SQL database. [`SqlProjection::migrate`] has to have run.
+///
+/// Which generation is live stands in `projector_generation`. A swap and what the read model does for it are one
+/// transaction, which also takes the old generation's positions away: a runner that still works on it has a conflict
+/// with its next step, and learns that it is retired.
+pub struct SqlGenerations<DB: SqlDatabase> {
+    pool: Pool<DB>,
+    name: ProjectionName,
+    model: Arc<dyn SqlReadModel<DB>>,
+    tables: Arc<DB::Tables>,
+}
+
+const BUILDING: &str = "building";
+const LIVE: &str = "live";
+const RETIRED: &str = "retired";
+const DROPPED: &str = "dropped";
+
+impl<DB: SqlDatabase> SqlGenerations<DB> {
+    /// The generations of this read model; projections are called `name`, `name.g2` and so on.
+    ///
+    /// # Errors
+    /// [`InvalidName`] when the name with a generation behind it would be too long: at most 88 characters.
+    pub fn new(pool: Pool<DB>, name: ProjectionName, model: impl SqlReadModel<DB>) -> Result<Self, InvalidName> {
+        let longest = Generation::new(u32::MAX).unwrap_or(Generation::FIRST).name(name.as_str());
+        ProjectionName::parse(longest)?;
+        Ok(Self { pool, name, model: Arc::new(model), tables: Arc::default() })
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn with_tables(mut self, tables: DB::Tables) -> Self {
+        self.tables = Arc::new(tables);
+        self
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, DB>, RebuildError> {
+        let mut tx = DB::begin(&self.pool).await.map_err(store_error)?;
+        DB::lock_read_model(&self.tables, &mut tx, self.name.as_str()).await.map_err(store_error)?;
+        Ok(tx)
+    }
+
+    async fn stages(&self, tx: &mut Transaction<'_, DB>) -> Result<Vec<(Generation, String)>, RebuildError> {
+        let found = DB::stages(&self.tables, tx, self.name.as_str()).await.map_err(store_error)?;
+        let known = |(number, stage): (i64, String)| Some((Generation::new(u32::try_from(number).ok()?)?, stage));
+        Ok(found.into_iter().filter_map(known).collect())
+    }
+
+    async fn set(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        generation: Generation,
+        stage: &'static str,
+    ) -> Result<(), RebuildError> {
+        let (name, projection) = (self.name.as_str(), generation.name(self.name.as_str()));
+        let number = i64::from(generation.get());
+        DB::set_stage(&self.tables, tx, name, number, &projection, stage).await.map_err(store_error)
+    }
+
+    async fn run(&self, tx: &mut Transaction<'_, DB>, sql: String) -> Result<(), RebuildError> {
+        DB::run_script(tx, sql).await.map_err(store_error)
+    }
+}
+
+#[async_trait]
+impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    async fn state(&self) -> Result<State, RebuildError> {
+        let mut tx = DB::begin(&self.pool).await.map_err(store_error)?;
+        let stages = self.stages(&mut tx).await?;
+        tx.commit().await.map_err(store_error)?;
+        let at = |wanted| stages.iter().filter(|(_, stage)| stage == wanted).map(|(generation, _)| *generation).max();
+        Ok(State { live: at(LIVE).unwrap_or(Generation::FIRST), building: at(BUILDING) })
+    }
+
+    async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError> {
+        let mut tx = DB::begin(&self.pool).await.map_err(store_error)?;
+        let stages = self.stages(&mut tx).await?;
+        tx.commit().await.map_err(store_error)?;
+        Ok(stages.into_iter().filter(|(g, stage)| *g < generation && stage == RETIRED).map(|(g, _)| g).collect())
+    }
+
+    async fn prepare(&self, generation: Generation) -> Result<(), RebuildError> {
+        let mut tx = self.begin().await?;
+        let stages = self.stages(&mut tx).await?;
+        match stages.iter().find(|(known, _)| *known == generation).map(|(_, stage)| stage.as_str()) {
+            Some(RETIRED | DROPPED) => {
+                let message = format!("generation {generation} of {} is retired and cannot be built again", self.name);
+                return Err(RebuildError::new(RebuildErrorKind::Store, message));
+            }
+            Some(_) => {}
+            // Nothing to swap with: the first generation is live as soon as it is there.
+            None if stages.is_empty() && generation == Generation::FIRST => {
+                self.run(&mut tx, self.model.create(generation)).await?;
+                self.run(&mut tx, self.model.swap(generation)).await?;
+                self.set(&mut tx, generation, LIVE).await?;
+            }
+            None => {
+                self.run(&mut tx, self.model.create(generation)).await?;
+                self.set(&mut tx, generation, BUILDING).await?;
+            }
+        }
+        tx.commit().await.map_err(store_error)
+    }
+
+    fn projection(&self, generation: Generation, stage: Stage) -> Arc<dyn Projection> {
+        // The longest of these names was parsed before.
+        let name = ProjectionName::parse(generation.name(self.name.as_str())).unwrap_or_else(|_| self.name.clone());
+        let handler = self.model.handler(generation, stage);
+        let builder = SqlProjection::of(self.pool.clone(), name, handler, self.tables.clone());
+        Arc::new(self.model.projection(builder).build())
+    }
+
+    async fn swap(&self, to: Generation) -> Result<(), RebuildError> {
+        let mut tx = self.begin().await?;
+        let stages = self.stages(&mut tx).await?;
+        if stages.iter().any(|(known, stage)| *known == to && stage == LIVE) {
+            return Ok(());
+        }
+        if !stages.iter().any(|(known, stage)| *known == to && stage == BUILDING) {
+            let message = format!("generation {to} of {} is not being built", self.name);
+            return Err(RebuildError::new(RebuildErrorKind::Store, message));
+        }
+        self.run(&mut tx, self.model.swap(to)).await?;
+        let olds = stages.iter().map(|(known, _)| *known).filter(|known| *known < to);
+        for old in olds.chain((!stages.iter().any(|(g, _)| *g == Generation::FIRST)).then_some(Generation::FIRST)) {
+            if stages.iter().any(|(known, stage)| *known == old && stage == DROPPED) {
+                continue;
+            }
+            self.set(&mut tx, old, RETIRED).await?;
+            let projection = old.name(self.name.as_str());
+            DB::forget_positions(&self.tables, &mut tx, &projection).await.map_err(store_error)?;
+        }
+        self.set(&mut tx, to, LIVE).await?;
+        tx.commit().await.map_err(store_error)
+    }
+
+    async fn discard(&self, generation: Generation) -> Result<(), RebuildError> {
+        let mut tx = self.begin().await?;
+        let stages = self.stages(&mut tx).await?;
+        if !stages.iter().any(|(known, stage)| *known == generation && stage == RETIRED) {
+            return Ok(());
+        }
+        self.run(&mut tx, self.model.discard(generation)).await?;
+        DB::forget_all(&self.tables, &mut tx, &generation.name(self.name.as_str())).await.map_err(store_error)?;
+        self.set(&mut tx, generation, DROPPED).await?;
+        tx.commit().await.map_err(store_error)
+    }
+}
+
+fn store_error(error: sqlx::Error) -> RebuildError {
+    let (kind, message) = if is_unavailable(&error) {
+        (RebuildErrorKind::Unavailable, "the read model's database cannot be reached now")
+    } else {
+        (RebuildErrorKind::Store, "the generations of a read model cannot be read or changed; was it migrated?")
+    };
+    RebuildError::new(kind, message).with_source(error)
+}

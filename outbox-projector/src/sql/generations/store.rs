@@ -1,0 +1,55 @@
+use async_trait::async_trait;
+use sqlx::{Pool, Transaction};
+
+use crate::sql::store::Store;
+
+/// What differs between databases about generations.
+#[async_trait]
+pub trait GenerationStore: Store {
+    /// Keeps others from changing the generations of a read model until the transaction ends.
+    async fn lock_read_model(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+    ) -> Result<(), sqlx::Error>;
+
+    /// All generations of a read model and their stages.
+    async fn stages(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+    ) -> Result<Vec<(i64, String)>, sqlx::Error>;
+
+    async fn set_stage(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        generation: i64,
+        projection: &str,
+        stage: &'static str,
+    ) -> Result<(), sqlx::Error>;
+
+    /// Takes a projection's positions away.
+    async fn forget_positions(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+    ) -> Result<(), sqlx::Error>;
+
+    /// Removes everything that is kept under a projection's name, but its generation.
+    async fn forget_all(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+    ) -> Result<(), sqlx::Error>;
+
+    /// Whether a projection belongs to a generation that is not to be written any more.
+    async fn is_retired(tables: &Self::Tables, pool: &Pool<Self>, projection: &str) -> Result<bool, sqlx::Error>;
+
+    /// Runs the application's statements.
+    async fn run_script(tx: &mut Transaction<'_, Self>, sql: String) -> Result<(), sqlx::Error>;
+}
+
+/// Where things are kept under a projection's name.
+pub(super) const TABLES: [&str; 4] =
+    ["projector_position", "projector_watermark", "projector_seen", "projector_dead_letter"];
