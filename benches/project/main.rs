@@ -1,5 +1,5 @@
 //! How fast events become a read model, beside bare loops that write the same rows: from memory into PostgreSQL, in steps
-//! of several sizes; and from a SQLite log into the same file.
+//! of several sizes; from memory into OpenSearch; and from a SQLite log into the same file.
 //!
 //! ```sh
 //! cargo bench --bench project                   # 400,000 and 200,000 events, 5 rounds
@@ -10,6 +10,7 @@
 #[path = "../figures/mod.rs"]
 #[allow(dead_code, reason = "each bench uses a part of it")]
 mod figures;
+mod opensearch;
 mod postgres;
 mod sqlite;
 
@@ -39,6 +40,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (step, rates) in runtime.block_on(postgres::run(&from_memory, version))? {
         report.table(&format!("Events in memory → PostgreSQL, steps of {step}"), "events/s", &rates, &[postgres::RAW]);
     }
+    let rates = runtime.block_on(opensearch::run(&size))?;
+    report.table("Events in memory → OpenSearch, steps of 1000", "events/s", &rates, &[opensearch::RAW]);
     let rates = runtime.block_on(sqlite::run(&size))?;
     report.table("SQLite log → SQL projection", "events/s", &rates, &[sqlite::RAW]);
     report.end()

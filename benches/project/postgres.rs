@@ -56,7 +56,8 @@ pub(crate) async fn run(size: &Size, version: PostgresVersion) -> Result<Vec<(us
     Ok(tables)
 }
 
-fn events(count: usize) -> Result<Vec<ReceivedEvent>> {
+/// Events of an imaginary log.
+pub(crate) fn events(count: usize) -> Result<Vec<ReceivedEvent>> {
     let log = Sequencer::default();
     let event = |n| Ok(outbox_core::event::NewEvent::json("Agg", aggregate(n), "AggChanged", &payload(n))?);
     (0..count).map(|n| event(n).map(|event| log.receive(event))).collect()

@@ -44,6 +44,7 @@
 //! | is handled: `Ok(Handled::Done)` | done |
 //! | does not concern this handler: `Ok(Handled::Ignored)` | counted as ignored |
 //! | fails: `Err(HandlerError::retry(…))`, or `?` on a statement | tried again, see [`Handler`](crate::sql::Handler) |
+//! | needs what is away: `Err(HandlerError::unavailable(…))` | tried again without end |
 //! | cannot succeed: `Err(HandlerError::reject(reason))` | a dead letter with this reason |
 
 mod variant;

@@ -113,8 +113,10 @@ impl DeadLetter {
     pub fn id(&self) -> Uuid {
         self.event.as_ref().map_or_else(
             || {
-                let hash =
-                    Sha256::new().chain_update(&self.place).chain_update(self.payload.as_deref().unwrap_or_default());
+                let hash = Sha256::new()
+                    .chain_update(&self.place)
+                    .chain_update([0])
+                    .chain_update(self.payload.as_deref().unwrap_or_default());
                 let mut bytes = [0; 16];
                 bytes.copy_from_slice(&hash.finalize()[..16]);
                 uuid::Builder::from_custom_bytes(bytes).into_uuid()

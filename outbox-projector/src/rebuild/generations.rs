@@ -49,7 +49,8 @@ impl fmt::Display for Generation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// To be filled from the beginning, unseen: effects outside of the read model, such as a message to somebody, are
-    /// to be left out; they happened when the events were new.
+    /// to be left out. Those of events that come while it is built can be left out by both generations, so a read model
+    /// that is rebuilt had better have none.
     Building,
     /// In use.
     Live,
@@ -119,7 +120,7 @@ pub trait Generations: Send + Sync {
     /// See the trait's *Errors*.
     async fn swap(&self, to: Generation) -> Result<(), RebuildError>;
 
-    /// Removes all that is left of a retired generation, but that it is retired.
+    /// Removes all that is left of a generation that is retired, but that it is, or of one that is being built.
     ///
     /// # Errors
     /// See the trait's *Errors*.

@@ -92,6 +92,9 @@ impl LiveProjector {
                     }
                 }
             }
+            if told_to_stop {
+                return Ok(());
+            }
             tracing::info!(read_model = self.generations.name(), retired = %live, "going over to the rebuilt read model");
         }
     }
@@ -102,7 +105,15 @@ impl LiveProjector {
         loop {
             let found = async {
                 let live = self.generations.state().await?.live;
-                self.generations.prepare(live).await.map(|()| live)
+                match self.generations.prepare(live).await {
+                    Ok(()) => Ok(live),
+                    // Replaced in between: look again.
+                    Err(error) if self.is_replaced(live).await => {
+                        Err(RebuildError::new(RebuildErrorKind::Unavailable, "another generation is live now")
+                            .with_source(error))
+                    }
+                    Err(error) => Err(error),
+                }
             };
             match found.await {
                 Err(error) if error.kind() == RebuildErrorKind::Unavailable => {

@@ -18,7 +18,8 @@
 //!
 //! Where events come from is a matter of [`Sources`]: a generation has a consumer or group of its own, with the number in
 //! its name. When the topic does not have all events any more, let [`Stage::Building`] read straight from the log and
-//! [`Stage::Live`] from the topic: what comes twice is known by its sequence.
+//! [`Stage::Live`] from the topic: what comes twice is known by its sequence. The log's consumer of the new generation is
+//! yours to drop then, as nothing reads it once the generation is live.
 
 mod error;
 mod generations;
@@ -28,7 +29,6 @@ mod status;
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
-use outbox_core::error::chain;
 use tokio::{
     sync::{oneshot, watch},
     time::{Instant, interval_at},
@@ -55,6 +55,7 @@ pub struct Rebuild {
 
 struct Settings {
     swap_within: u64,
+    afresh: bool,
     projector: ProjectorSettings,
 }
 
@@ -71,15 +72,24 @@ impl Rebuild {
     /// A rebuild of this read model from these sources.
     #[must_use]
     pub fn new(generations: Arc<dyn Generations>, sources: Arc<dyn Sources>) -> Self {
-        let settings = Settings { swap_within: 100, projector: Box::new(|projector| projector) };
+        let settings = Settings { swap_within: 100, afresh: false, projector: Box::new(|projector| projector) };
         Self { generations, sources, settings, status: watch::Sender::new(RebuildStatus::default()) }
     }
 
     /// How many records the new generation may still be behind when it takes over: while writers go on, it hardly ever
-    /// is at the very end. Default: 100.
+    /// is at the very end. Queries may miss as many of the newest changes for a moment, until the projector of the live
+    /// generation has gone over. Default: 100.
     #[must_use]
     pub fn swap_within(mut self, records: u64) -> Self {
         self.settings.swap_within = records;
+        self
+    }
+
+    /// Throws away what an interrupted rebuild has built, and begins at the beginning: for when its handler was wrong too.
+    /// Default: it is continued.
+    #[must_use]
+    pub fn afresh(mut self) -> Self {
+        self.settings.afresh = true;
         self
     }
 
@@ -103,8 +113,10 @@ impl Rebuild {
     /// process or another, is continued.
     ///
     /// When `shutdown` completes first, or the future is dropped, the read model in use is untouched and the next
-    /// rebuild goes on from where this one was. Two processes that rebuild at once share the work or wait for each
-    /// other, as their source does.
+    /// rebuild goes on from where this one was.
+    ///
+    /// Run one rebuild of a read model at a time: each sees only the partitions that are its own, and swaps when those
+    /// are done. One that finds that another has swapped ends.
     ///
     /// # Errors
     /// [`RebuildErrorKind::Stopped`] when `shutdown` completed before the swap; [`RebuildErrorKind::Unavailable`] and
@@ -114,14 +126,23 @@ impl Rebuild {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<Generation, RebuildError> {
         let mut shutdown = pin!(shutdown);
         let generations = &self.generations;
-        let State { live, building } = generations.state().await?;
-        self.drop_before(live).await?;
+        let State { live, mut building } = generations.state().await?;
+        let dropped = self.drop_before(live).await?;
+        if let Some(begun) = building.filter(|_| self.settings.afresh) {
+            self.sources.forget(begun).await?;
+            generations.discard(begun).await?;
+            building = None;
+        } else if building.is_none() && dropped {
+            // One that was interrupted after its swap: this was all that was left of it.
+            self.note(live, RebuildPhase::Done);
+            return Ok(live);
+        }
         let next = building.unwrap_or_else(|| live.next());
         self.note(next, RebuildPhase::Preparing);
         generations.prepare(next).await?;
         self.build(next, shutdown.as_mut()).await?;
         self.note(next, RebuildPhase::Dropping);
-        self.drop_before(next).await?;
+        let _dropped = self.drop_before(next).await?;
         self.note(next, RebuildPhase::Done);
         Ok(next)
     }
@@ -152,10 +173,14 @@ impl Rebuild {
                     break !swapped;
                 }
                 () = &mut shutdown, if stop.is_some() => stop = None,
-                _ = tell.tick() => tracing::info!(
-                    read_model = self.generations.name(), generation = %next,
-                    applied = projected.borrow().totals().applied, behind = projected.borrow().lag(), "rebuilding"
-                ),
+                _ = tell.tick() => {
+                    let (applied, behind) = (projected.borrow().totals().applied, projected.borrow().lag());
+                    tracing::info!(read_model = self.generations.name(), generation = %next, applied, behind, "rebuilding");
+                    if stop.is_some() && self.generations.state().await.is_ok_and(|state| state.live >= next) {
+                        swapped = true;
+                        stop = None;
+                    }
+                }
                 Ok(()) = projected.changed() => {
                     let now = projected.borrow_and_update().clone();
                     self.follow(&now);
@@ -179,14 +204,16 @@ impl Rebuild {
     }
 
     /// Removes generations that were live before, also those that an interrupted rebuild left.
-    async fn drop_before(&self, live: Generation) -> Result<(), RebuildError> {
-        for old in self.generations.before(live).await? {
-            self.generations.discard(old).await?;
-            if let Err(error) = self.sources.forget(old).await {
-                tracing::warn!(error = chain(&error), generation = %old, "the old generation's consumer is still there");
-            }
+    /// Whether there were any.
+    async fn drop_before(&self, live: Generation) -> Result<bool, RebuildError> {
+        let olds = self.generations.before(live).await?;
+        for old in &olds {
+            // In this order: once a generation is dropped nobody asks for its consumer again, which would keep
+            // retention back for ever.
+            self.sources.forget(*old).await?;
+            self.generations.discard(*old).await?;
         }
-        Ok(())
+        Ok(!olds.is_empty())
     }
 
     fn note(&self, generation: Generation, phase: RebuildPhase) {
@@ -200,6 +227,7 @@ impl Rebuild {
         self.status.send_modify(|status| {
             status.applied = projected.totals().applied;
             status.behind = projected.lag();
+            status.dead_letters = projected.partitions.values().map(|p| p.dead_letters).sum();
             status.error = projected.problem();
         });
     }

@@ -11,7 +11,8 @@ use super::{Generation, Stage};
 
 /// Where the generations of a read model get their events.
 ///
-/// A generation reads under a name of its own, from the first event there is. Implemented by closures:
+/// A generation reads under a name of its own, from the first event there is. The source has to
+/// [tell its lag](EventSource::lag), or a rebuild never ends. Implemented by closures:
 /// `|generation, stage| KafkaSource::builder(servers, generation.name("tutor-search"), ["tutor-events"]).build()`, boxed.
 #[async_trait]
 pub trait Sources: Send + Sync {
@@ -24,7 +25,7 @@ pub trait Sources: Send + Sync {
     /// Nothing reads for this generation any more. Does nothing by default: a consumer group is forgotten by its broker.
     ///
     /// # Errors
-    /// [`SourceError`] when that could not be recorded; it is asked for again with the next rebuild.
+    /// [`SourceError`] when that could not be recorded; the rebuild ends, and asks again when it is run again.
     async fn forget(&self, _generation: Generation) -> Result<(), SourceError> {
         Ok(())
     }

@@ -12,6 +12,8 @@ pub struct RebuildStatus {
     pub applied: usize,
     /// How many records are still to come, when the source can tell.
     pub behind: Option<u64>,
+    /// Records that became dead letters since this run began: the new generation lacks them.
+    pub dead_letters: usize,
     /// Why it does not move on; `None` while it does.
     pub error: Option<String>,
 }

@@ -193,6 +193,10 @@ impl Seats {
             Err(error) if error.kind().is_lost_position() && self.settings.lost_position == LostPosition::Rewind => {
                 let why = chain(&error);
                 tracing::warn!(%partition, why, "the position is lost; the partition is read from its oldest record");
+                if let Some(seat) = self.taken.get_mut(partition) {
+                    // How much is to come is counted from the beginning.
+                    seat.position = None;
+                }
                 self.source.rewind(partition).await
             }
             started => started,
@@ -280,8 +284,11 @@ impl Seats {
         for (partition, seat) in
             self.taken.iter().filter(|(_, seat)| matches!(seat.phase, Phase::Running | Phase::Held))
         {
-            match self.source.lag(partition, seat.position.as_ref()).await {
+            let lag = self.source.lag(partition, seat.position.as_ref()).await;
+            match lag {
                 Ok(lag) => {
+                    // What the worker has not done yet counts too, whatever the source thinks it has handed out.
+                    let lag = lag.map(|lag| lag.max(seat.queued as u64));
                     self.status.send_if_modified(|status| {
                         let shown = &mut status.partitions.entry(partition.clone()).or_default().lag;
                         std::mem::replace(shown, lag) != lag
@@ -289,6 +296,7 @@ impl Seats {
                 }
                 Err(error) => {
                     tracing::debug!(%partition, error = chain(&error), "the lag is not known at the moment");
+                    self.status.send_modify(|status| status.partitions.values_mut().for_each(|p| p.lag = None));
                     break;
                 }
             }

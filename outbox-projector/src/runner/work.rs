@@ -6,6 +6,8 @@ use outbox_core::{
     source::{Batch, Partition, RawRecord, SourcePosition, SourceRecord},
 };
 
+use uuid::Uuid;
+
 use super::report::Last;
 
 /// Some batches as they are to be applied.
@@ -25,8 +27,8 @@ pub(super) struct Work {
     pub(super) skipped: usize,
     /// Nobody knows which event is at fault: they are tried one by one.
     pub(super) singly: bool,
-    /// How often the first event, or the one at fault, was tried.
-    pub(super) attempts: u32,
+    /// The event that failed last, and how often it did in a row of its own.
+    blamed: Option<(Uuid, u32)>,
     pub(super) last: Option<Last>,
 }
 
@@ -119,18 +121,25 @@ impl Work {
     pub(super) fn first_is_done(&mut self) {
         self.events.remove(0);
         self.raws.pop_front();
-        self.attempts = 0;
         self.singly = !self.events.is_empty();
+    }
+
+    /// The event at `index` failed once more. Returns how often it did, whatever others did meanwhile.
+    pub(super) fn blame(&mut self, index: usize) -> u32 {
+        let Some(id) = self.trial().get(index).map(|received| received.event.id) else { return 0 };
+        let before = self.blamed.filter(|(blamed, _)| *blamed == id).map_or(0, |(_, attempts)| attempts);
+        self.blamed = Some((id, before + 1));
+        before + 1
     }
 
     /// The event at `index` becomes a dead letter.
     pub(super) fn give_up(&mut self, index: usize, partition: &Partition, reason: String) {
         let event = self.events.remove(index);
         let (record, raw) = self.raws.remove(index).unwrap_or_default();
-        let letter = DeadLetter::rejected(partition, event, raw, reason, self.attempts);
+        let attempts = self.blamed.take().map_or(1, |(_, attempts)| attempts);
+        let letter = DeadLetter::rejected(partition, event, raw, reason, attempts);
         let place = self.given_up.partition_point(|given| given.record < record);
         self.given_up.insert(place, GivenUp { record, letter, stored: false });
-        self.attempts = 0;
         self.singly = self.singly && !self.events.is_empty();
     }
 }

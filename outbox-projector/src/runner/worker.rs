@@ -211,15 +211,15 @@ impl Worker {
             return Err(Break::Conflict);
         }
         if !error.kind().blames_an_event() {
-            return self.wait(&error, None).await;
+            return self.wait(&error, error.delay()).await;
         }
         let tried = work.trial().len();
         let Some(index) = error.event().filter(|index| *index < tried).or((tried == 1).then_some(0)) else {
             work.singly = tried > 1;
             return if tried == 0 { self.wait(&error, None).await } else { Ok(()) };
         };
-        work.attempts += 1;
-        let last = error.kind() == ProjectionErrorKind::Rejected || work.attempts >= self.settings.attempts;
+        let attempts = work.blame(index);
+        let last = error.kind() == ProjectionErrorKind::Rejected || attempts >= self.settings.attempts;
         if last && self.gives_up() {
             let event = &work.events[index].event;
             let (id, event_type) = (event.id, event.event_type.as_str());
@@ -229,6 +229,8 @@ impl Worker {
             self.failures = 0;
             return Ok(());
         }
+        // One by one the others get ahead, however many of them fail now and then.
+        work.singly = tried > 1 || work.singly;
         self.wait(&error, error.delay()).await
     }
 
@@ -247,7 +249,7 @@ impl Worker {
     }
 
     async fn pause(&mut self, error: String, after: Option<Duration>, needs_action: bool) -> Result<(), Break> {
-        let delay = after.unwrap_or_else(|| self.settings.retry.delay(self.failures, &mut rand::rng()));
+        let delay = after.unwrap_or_else(|| self.settings.retry.delay(self.failures, &mut rand::rng())).max(SHORTEST);
         self.failures = self.failures.saturating_add(1);
         let failures = self.failures;
         let state = if needs_action {
@@ -281,6 +283,9 @@ impl Worker {
         let _unheard = self.reports.send(FromSeat { partition: self.partition.clone(), seat: self.seat, report });
     }
 }
+
+/// Nobody may ask for a try without any pause: that would be a busy loop.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The position of a partition of which events were applied before a position was known: the source has to begin where
 /// it began. No adapter has an empty position.

@@ -193,6 +193,27 @@ async fn one_that_always_fails_is_tried_so_often_and_then_given_up() {
     }
 }
 
+/// Tries are an event's own: what its neighbours failed does not count against it.
+#[tokio::test(start_paused = true)]
+async fn events_that_fail_now_and_then_are_not_given_up_for_each_other() {
+    static LEFT: [AtomicUsize; 6] = [const { AtomicUsize::new(2) }; 6];
+    let topics = Topics::default();
+    for n in 0..6 {
+        topics.write("key", n);
+    }
+    let projection = failing(true, |n| {
+        let left = LEFT[n as usize].fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        left.is_ok().then_some(ProjectionErrorKind::Failed)
+    });
+    let three = NonZeroU32::new(3).expect("three");
+    let builder = projector(topics.source(), projection.clone()).attempts(three).dead_letters(topics.letters());
+    let mut running = Running::start(builder);
+    running.until_applied(6).await;
+    running.stop().await.expect("run");
+    assert_eq!(numbers(&projection.inner, "key"), [0, 1, 2, 3, 4, 5]);
+    assert!(topics.broker.messages(LETTERS).is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_makes_no_dead_letters_however_long() {
     static AWAY: AtomicUsize = AtomicUsize::new(200);

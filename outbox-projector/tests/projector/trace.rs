@@ -71,6 +71,8 @@ async fn spans_carry_the_producers_trace(projection: &dyn Projection, trace: u8)
     let untraced = log.receive(counted("a", 2));
     let events = [traced.clone(), untraced.clone()];
 
+    // A place in the code that is met for the first time while a subscriber comes may not be told of it.
+    apply(projection, "before", &[log.receive(counted("before", 0).with_trace_parent(&parent))]).await;
     let spans = Spans::default();
     let listening = tracing::subscriber::set_default(tracing_subscriber::registry().with(spans.clone()));
     apply(projection, "listening", &events).await;

@@ -111,7 +111,7 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
             }
             Some(_) => {}
             // Nothing to swap with: the first generation is live as soon as it is there.
-            None if stages.is_empty() && generation == Generation::FIRST => {
+            None if generation == Generation::FIRST && stages.iter().all(|(_, stage)| stage == BUILDING) => {
                 self.run(&mut tx, self.model.create(generation)).await?;
                 self.run(&mut tx, self.model.swap(generation)).await?;
                 self.set(&mut tx, generation, LIVE).await?;
@@ -142,7 +142,7 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
             let message = format!("generation {to} of {} is not being built", self.name);
             return Err(RebuildError::new(RebuildErrorKind::Store, message));
         }
-        self.run(&mut tx, self.model.swap(to)).await?;
+        // Positions first: a runner in the middle of a step is waited for before anything locks queries out.
         let olds = stages.iter().map(|(known, _)| *known).filter(|known| *known < to);
         for old in olds.chain((!stages.iter().any(|(g, _)| *g == Generation::FIRST)).then_some(Generation::FIRST)) {
             if stages.iter().any(|(known, stage)| *known == old && stage == DROPPED) {
@@ -153,18 +153,27 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
             DB::forget_positions(&self.tables, &mut tx, &projection).await.map_err(store_error)?;
         }
         self.set(&mut tx, to, LIVE).await?;
+        self.run(&mut tx, self.model.swap(to)).await?;
         tx.commit().await.map_err(store_error)
     }
 
     async fn discard(&self, generation: Generation) -> Result<(), RebuildError> {
         let mut tx = self.begin().await?;
         let stages = self.stages(&mut tx).await?;
-        if !stages.iter().any(|(known, stage)| *known == generation && stage == RETIRED) {
+        if !stages.iter().any(|(known, stage)| *known == generation && [RETIRED, BUILDING].contains(&stage.as_str())) {
             return Ok(());
         }
         self.run(&mut tx, self.model.discard(generation)).await?;
         DB::forget_all(&self.tables, &mut tx, &generation.name(self.name.as_str())).await.map_err(store_error)?;
-        self.set(&mut tx, generation, DROPPED).await?;
+        // One that never was live may be built again.
+        let was_building = stages.iter().any(|(known, stage)| *known == generation && stage == BUILDING);
+        if was_building {
+            DB::forget_generation(&self.tables, &mut tx, self.name.as_str(), i64::from(generation.get()))
+                .await
+                .map_err(store_error)?;
+        } else {
+            self.set(&mut tx, generation, DROPPED).await?;
+        }
         tx.commit().await.map_err(store_error)
     }
 }

@@ -53,6 +53,18 @@ impl GenerationStore for Postgres {
         query.execute(&mut **tx).await.map(drop)
     }
 
+    async fn forget_generation(
+        tables: &PostgresTables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        generation: i64,
+    ) -> Result<(), sqlx::Error> {
+        let sql = tables.within_schema(
+            "DELETE FROM {schema}.projector_generation WHERE read_model = $1 AND generation = $2::integer",
+        );
+        sqlx::query(AssertSqlSafe(sql)).bind(read_model).bind(generation).execute(&mut **tx).await.map(drop)
+    }
+
     async fn forget_positions(
         tables: &PostgresTables,
         tx: &mut Transaction<'_, Self>,

@@ -35,6 +35,16 @@ impl GenerationStore for Sqlite {
         query.execute(&mut **tx).await.map(drop)
     }
 
+    async fn forget_generation(
+        _: &SqliteTables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        generation: i64,
+    ) -> Result<(), sqlx::Error> {
+        let sql = "DELETE FROM projector_generation WHERE read_model = $1 AND generation = $2";
+        sqlx::query(sql).bind(read_model).bind(generation).execute(&mut **tx).await.map(drop)
+    }
+
     async fn forget_positions(
         _: &SqliteTables,
         tx: &mut Transaction<'_, Self>,

@@ -29,6 +29,14 @@ pub trait GenerationStore: Store {
         stage: &'static str,
     ) -> Result<(), sqlx::Error>;
 
+    /// As if the generation had never been there.
+    async fn forget_generation(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        generation: i64,
+    ) -> Result<(), sqlx::Error>;
+
     /// Takes a projection's positions away.
     async fn forget_positions(
         tables: &Self::Tables,
