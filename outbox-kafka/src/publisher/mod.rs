@@ -13,6 +13,7 @@ mod reports;
 mod seat;
 mod shared;
 mod stream;
+mod warmth;
 mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};

@@ -19,11 +19,13 @@ use rdkafka::{
 };
 
 use super::{
+    catalogue::Kept,
     delivery::{Batch, Body, Line, lock},
     failure,
     flights::MOST,
     reports::{Manner, Reports},
     seat::Seat,
+    warmth::Warming,
 };
 use crate::{headers, topics};
 
@@ -74,6 +76,7 @@ impl Generation {
             let mut silence = Silence::default();
             while !self.is_over(&seat) {
                 self.producer.poll(POLL);
+                self.release();
                 self.reports().hand_over();
                 let under_way = lock(&self.reports().flights).under_way();
                 if silence.is_long(under_way) && self.is_lost(&config) {
@@ -93,7 +96,9 @@ impl Generation {
             }
             let in_time = self.reports().is_broken() || self.owes_nothing();
             self.give_up();
+            let held = self.reports().warmth.drain();
             let too_large = self.reports().judge();
+            fail(held);
             drop(self);
             if let Some(seat) = seat.upgrade() {
                 seat.learn(&too_large);
@@ -110,11 +115,26 @@ impl Generation {
         batch: &Arc<Batch>,
         indices: impl ExactSizeIterator<Item = usize> + Clone,
         bodies: impl IntoIterator<Item = Body>,
+        gate: impl FnMut(usize, Body) -> Gate,
+    ) {
+        let together = self.reports().manner == Manner::Together;
+        let warmth = &self.reports().warmth;
+        let warming = (together && !warmth.is_warm_for(batch)).then(|| warmth.sift());
+        self.send_some(batch, indices, bodies, gate, warming);
+    }
+
+    fn send_some(
+        &self,
+        batch: &Arc<Batch>,
+        indices: impl ExactSizeIterator<Item = usize> + Clone,
+        bodies: impl IntoIterator<Item = Body>,
         mut gate: impl FnMut(usize, Body) -> Gate,
+        mut warming: Option<Warming<'_>>,
     ) {
         if indices.len() == 0 {
             return;
         }
+        let mut warm = "";
         let first = lock(&self.reports().flights).begin(batch, indices.clone());
         let mut left_out = Vec::new();
         let mut stuck = false;
@@ -133,17 +153,36 @@ impl Generation {
                     Gate::Go(_) if stuck || index >= MOST => {
                         Some(failure::environment("an earlier message could not be queued"))
                     }
-                    Gate::Go(body) => match self.queue(line, &body, first | index, &mut topic) {
-                        Ok(()) => continue,
-                        Err(error) => {
-                            let code = error.rdkafka_error_code();
-                            stuck = matches!(code, Some(Code::Fatal | Code::QueueFull));
-                            if code == Some(Code::Fatal) {
-                                self.reports().break_off();
+                    Gate::Go(body) => {
+                        let mut body = Some(body);
+                        if warm != &*line.topic
+                            && let Some(warming) = &mut warming
+                        {
+                            if warming.is_warm(&line.topic) {
+                                warm = &line.topic;
+                            } else {
+                                body = body.and_then(|body| warming.admit(batch, index, body));
                             }
-                            Some(failure::at_enqueue(error, &line.topic, line.bytes))
                         }
-                    },
+                        let Some(body) = body else {
+                            left_out.push(index);
+                            continue;
+                        };
+                        match self.queue(line, &body, first | index, &mut topic) {
+                            Ok(()) => continue,
+                            Err(error) => {
+                                if let Some(warming) = &mut warming {
+                                    warming.withdraw(&line.topic, &line.key);
+                                }
+                                let code = error.rdkafka_error_code();
+                                stuck = matches!(code, Some(Code::Fatal | Code::QueueFull));
+                                if code == Some(Code::Fatal) {
+                                    self.reports().break_off();
+                                }
+                                Some(failure::at_enqueue(error, &line.topic, line.bytes))
+                            }
+                        }
+                    }
                 }
             };
             left_out.push(index);
@@ -153,6 +192,22 @@ impl Generation {
             lock(&self.reports().flights).withdraw(first, &left_out);
             batch.wake();
         }
+    }
+
+    /// Sends what waited for a first acknowledgement.
+    fn release(&self) {
+        if self.is_broken() {
+            // What waits stays where it is: behind what failed.
+            return;
+        }
+        let partitions = |topic: &str| {
+            let metadata = self.producer.client().fetch_metadata(Some(topic), PROBE).ok()?;
+            Some(metadata.topics().first()?.partitions().len()).filter(|count| *count > 0)
+        };
+        let send = |Kept { batch, index, body }| {
+            self.send_some(&batch, std::iter::once(index), [body], |_, body| Gate::Go(body), None);
+        };
+        self.reports().warmth.release(partitions, send);
     }
 
     /// `checked`: the last topic whose name was found to be one.
@@ -201,13 +256,14 @@ impl Generation {
 
     /// Whether every message has its outcome.
     fn owes_nothing(&self) -> bool {
-        lock(&self.reports().flights).under_way() == 0
+        let under_way = lock(&self.reports().flights).under_way();
+        under_way == 0 && self.reports().warmth.is_empty()
     }
 
     /// Purges until every message was reported, or for as long as reports are worth waiting for.
     fn give_up(&self) {
         let begun = Instant::now();
-        while !self.owes_nothing() && begun.elapsed() < REPORTS {
+        while lock(&self.reports().flights).under_way() > 0 && begun.elapsed() < REPORTS {
             let mut what = PurgeConfig::default().queue();
             // What a broken producer has sent already is usually acknowledged or refused at once, and a true outcome
             // saves a duplicate.
@@ -221,6 +277,16 @@ impl Generation {
 
     fn reports(&self) -> &Reports {
         self.producer.context()
+    }
+}
+
+/// What waited for a first acknowledgement when the producer ended.
+fn fail(held: Vec<Kept>) {
+    for Kept { batch, index, .. } in held {
+        let ended = || Outcome::Failed(failure::environment("the producer was replaced; send again"));
+        let outcome = if batch.is_broken(index) { Outcome::Aborted } else { ended() };
+        batch.resolve(index, outcome);
+        batch.wake();
     }
 }
 

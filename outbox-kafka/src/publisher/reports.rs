@@ -23,6 +23,7 @@ use super::{
     failure,
     flights::Flights,
     reach::{Reach, Reachability},
+    warmth::Warmth,
 };
 use crate::client_log::ClientLog;
 
@@ -39,6 +40,7 @@ pub(crate) enum Manner {
 pub(crate) struct Reports {
     pub(crate) manner: Manner,
     pub(crate) flights: Mutex<Flights>,
+    pub(crate) warmth: Warmth,
     failed: Mutex<Vec<Failed>>,
     broken: AtomicBool,
     reach: Arc<Reachability>,
@@ -69,6 +71,7 @@ impl Reports {
         Self {
             manner,
             flights: Mutex::default(),
+            warmth: Warmth::default(),
             failed: Mutex::default(),
             broken: AtomicBool::new(false),
             reach,
@@ -152,6 +155,13 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        if self.manner == Manner::Together {
+            let (message, delivered) = match result {
+                Ok(message) => (message, true),
+                Err((_, message)) => (message, false),
+            };
+            self.warmth.reported(message.topic(), message.key().unwrap_or_default(), message.partition(), delivered);
+        }
         let Err((error, message)) = result else {
             let complete = lock(&self.flights).delivered(number);
             if let Some(batch) = complete {

@@ -11,7 +11,8 @@ use rdkafka::{
 
 use crate::{
     lane::relay,
-    support::{Topic, first_deliveries, message},
+    limits::limit_to,
+    support::{Topic, all_delivered, failure, first_deliveries, message, open, outcomes, send, stuffed},
 };
 
 const MESSAGES: usize = 400;
@@ -82,4 +83,33 @@ async fn errors_that_end_the_producer_are_survived() {
         Error::RD_KAFKA_RESP_ERR_UNKNOWN_PRODUCER_ID,
     ])
     .await;
+}
+
+/// A broker that knows nothing yet of a producer's partition takes any sequence number as its first. So when the first
+/// request of all is refused, what was sent behind it must not have been on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_behind_a_first_request_that_is_refused() {
+    const ROUNDS: usize = 20;
+    let topic = Topic::new(64).await;
+    let publishers: Vec<KafkaPublisher> = (0..ROUNDS).map(|_| topic.publisher().build().expect("settings")).collect();
+    for publisher in &publishers {
+        // From now on it knows the topic and its limit, and has not written to the partition of the key below.
+        all_delivered(send(open(publisher).await.as_mut(), vec![topic.message("first", 0)]).await.as_mut()).await;
+    }
+    limit_to(&topic, 10_000).await;
+    for (round, publisher) in publishers.iter().enumerate() {
+        let key = format!("key-{round}");
+        let mut stream = open(publisher).await;
+        let mut under_way = vec![send(stream.as_mut(), vec![stuffed(topic.message(&key, 0), 20_000)]).await];
+        for n in 1..50 {
+            under_way.push(send(stream.as_mut(), vec![topic.message(&key, n)]).await);
+        }
+        let mut fates = Vec::new();
+        for mut delivery in under_way {
+            fates.push(outcomes(delivery.as_mut()).await.remove(&0).expect("an outcome"));
+        }
+        assert!(failure(&fates[0]).is_some(), "{:?}", fates[0]);
+        let written = topic.numbers(&key).await;
+        assert_eq!(written, [0; 0], "round {round}: behind the refused one, which is not there");
+    }
 }
