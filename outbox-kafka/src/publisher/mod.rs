@@ -41,6 +41,9 @@ use {crate::topics::TopicPolicy, outbox_core::publisher::PublishErrorKind};
 /// # What is kept
 /// * Messages of one key go to one partition, the one a Java client would choose, in order. A topic that gains
 ///   partitions breaks this: keys move.
+/// * Until a partition has acknowledged something to the producer, one message of a key is under way at a time: of a
+///   producer that it knows nothing of, a broker would write the second though it refused the first. Keys do not keep
+///   their order among each other.
 /// * [`outbox_core::publisher::Outcome::Delivered`] means that all replicas in sync have it.
 /// * Once a message failed, its stream writes nothing more of that key; other keys go on. A stream opened when everything
 ///   was reported writes it again, behind all of the old one.

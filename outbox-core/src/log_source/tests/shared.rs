@@ -241,7 +241,7 @@ async fn a_commit_while_lanes_come_is_not_fenced() {
     append(&log, &many(0..100)).await;
     first.go_on_for(Duration::from_secs(2)).await;
     second.source.close().await.expect("close");
-    // The renewal brings the other lanes, and nobody asks for what is new.
+    // On a paused clock: the renewal brings the other lanes, and nobody asks for what is new.
     tokio::time::sleep(LEASE).await;
     let members = log.consumers().await.expect("consumers").remove(0).members;
     assert_eq!(members[0].lanes.len(), 64);
@@ -277,7 +277,7 @@ async fn what_was_committed_and_not_written_yet_is_given_back_too() {
     first.until(|s| s.numbers.len() == 500).await;
     let mut second = Sharer::of(log.clone());
     second.go_on_for(Duration::from_secs(1)).await;
-    // The renewal tells what to give up, and nobody asks for what is new.
+    // On a paused clock: the renewal tells what to give up, and nobody asks for what is new.
     tokio::time::sleep(LEASE / 2).await;
     first.commit().await;
     first.until(|s| s.owned.len() == 32).await;
