@@ -25,7 +25,7 @@ use super::{
     flights::MOST,
     reports::{Manner, Reports},
     seat::Seat,
-    warmth::Warming,
+    warmth::{Waiting, Warming},
 };
 use crate::{headers, topics};
 
@@ -149,7 +149,17 @@ impl Generation {
                         left_out.push(index);
                         continue;
                     }
-                    Gate::Refused(error) => Some(error),
+                    Gate::Refused(error) => {
+                        let error = match &mut warming {
+                            Some(warming) => warming.refuse(batch, index, error),
+                            None => Some(error),
+                        };
+                        if error.is_none() {
+                            left_out.push(index);
+                            continue;
+                        }
+                        error
+                    }
                     Gate::Go(_) if stuck || index >= MOST => {
                         Some(failure::environment("an earlier message could not be queued"))
                     }
@@ -204,8 +214,11 @@ impl Generation {
             let metadata = self.producer.client().fetch_metadata(Some(topic), PROBE).ok()?;
             Some(metadata.topics().first()?.partitions().len()).filter(|count| *count > 0)
         };
-        let send = |Kept { batch, index, body }| {
-            self.send_some(&batch, std::iter::once(index), [body], |_, body| Gate::Go(body), None);
+        let send = |waiting| match waiting {
+            Waiting::Message(Kept { batch, index, body }) => {
+                self.send_some(&batch, std::iter::once(index), [body], |_, body| Gate::Go(body), None);
+            }
+            Waiting::Refused(batch, index, error) => settle(&batch, index, error),
         };
         self.reports().warmth.release(partitions, send);
     }
@@ -281,13 +294,22 @@ impl Generation {
 }
 
 /// What waited for a first acknowledgement when the producer ended.
-fn fail(held: Vec<Kept>) {
-    for Kept { batch, index, .. } in held {
-        let ended = || Outcome::Failed(failure::environment("the producer was replaced; send again"));
-        let outcome = if batch.is_broken(index) { Outcome::Aborted } else { ended() };
-        batch.resolve(index, outcome);
-        batch.wake();
+fn fail(held: Vec<Waiting>) {
+    for waiting in held {
+        let replaced = || failure::environment("the producer was replaced; send again");
+        match waiting {
+            Waiting::Message(Kept { batch, index, .. }) | Waiting::Refused(batch, index, _) => {
+                settle(&batch, index, replaced());
+            }
+        }
     }
+}
+
+/// Fails a message that is in no producer; behind a failure of its key it is aborted.
+fn settle(batch: &Batch, index: usize, error: PublishError) {
+    let outcome = if batch.is_broken(index) { Outcome::Aborted } else { Outcome::Failed(error) };
+    batch.resolve(index, outcome);
+    batch.wake();
 }
 
 /// How long nothing was reported though something is under way.

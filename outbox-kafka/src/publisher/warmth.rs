@@ -18,6 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use outbox_core::publisher::PublishError;
 
 use super::{
     catalogue::Kept,
@@ -44,9 +45,16 @@ struct Topic {
     /// Keys of warm partitions, as far as they are remembered.
     keys: HashSet<Bytes>,
     /// The first message of each of these keys is under way, and these wait for it.
-    waiting: HashMap<Bytes, VecDeque<Kept>>,
+    waiting: HashMap<Bytes, VecDeque<Waiting>>,
     /// Keys whose first message was reported.
     reported: Vec<Bytes>,
+}
+
+/// What comes behind the first message of a key.
+pub(crate) enum Waiting {
+    Message(Kept),
+    /// One that is refused in its turn: before, it would break its key under the messages in front of it.
+    Refused(Arc<Batch>, usize, PublishError),
 }
 
 /// So many keys are remembered of a topic some of whose partitions stay cold.
@@ -92,7 +100,7 @@ impl Warmth {
     }
 
     /// Hands what need not wait any more to `send`, in order. `partitions` finds out how many a topic has.
-    pub(crate) fn release(&self, partitions: impl Fn(&str) -> Option<usize>, mut send: impl FnMut(Kept)) {
+    pub(crate) fn release(&self, partitions: impl Fn(&str) -> Option<usize>, mut send: impl FnMut(Waiting)) {
         if !self.is_needed.load(Ordering::Acquire) {
             return;
         }
@@ -124,7 +132,7 @@ impl Warmth {
     }
 
     /// What still waits, of each key in order: the producer has ended.
-    pub(crate) fn drain(&self) -> Vec<Kept> {
+    pub(crate) fn drain(&self) -> Vec<Waiting> {
         let mut topics = lock(&self.topics);
         topics.values_mut().flat_map(|topic| std::mem::take(&mut topic.waiting).into_values().flatten()).collect()
     }
@@ -154,7 +162,7 @@ impl Warming<'_> {
         }
         // Also when the first of the key was reported: what waited for it has to be on its way before.
         if let Some(waiting) = topic.waiting.get_mut(&line.key) {
-            waiting.push_back(Kept { batch: batch.clone(), index, body });
+            waiting.push_back(Waiting::Message(Kept { batch: batch.clone(), index, body }));
             return None;
         }
         if topic.keys.contains(&line.key) {
@@ -162,6 +170,18 @@ impl Warming<'_> {
         }
         topic.waiting.insert(line.key.clone(), VecDeque::new());
         Some(body)
+    }
+
+    /// The error again if the message fails at once; else it waits for its turn.
+    pub(crate) fn refuse(&mut self, batch: &Arc<Batch>, index: usize, error: PublishError) -> Option<PublishError> {
+        let line = batch.line(index);
+        match self.topics.get_mut(&line.topic).and_then(|topic| topic.waiting.get_mut(&line.key)) {
+            Some(waiting) if !waiting.is_empty() => {
+                waiting.push_back(Waiting::Refused(batch.clone(), index, error));
+                None
+            }
+            _ => Some(error),
+        }
     }
 
     /// A message that was admitted was not queued after all.

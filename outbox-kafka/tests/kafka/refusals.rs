@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use outbox_core::publisher::{Message, Publisher};
+use outbox_core::publisher::{Message, Outcome, PublishErrorKind, Publisher};
 use outbox_kafka::publisher::KafkaPublisher;
 use rdkafka::{
     mocking::MockCluster,
@@ -111,5 +111,27 @@ async fn nothing_is_written_behind_a_first_request_that_is_refused() {
         assert!(failure(&fates[0]).is_some(), "{:?}", fates[0]);
         let written = topic.numbers(&key).await;
         assert_eq!(written, [0; 0], "round {round}: behind the refused one, which is not there");
+    }
+}
+
+/// What waits for a first acknowledgement is no worse off for a message behind it that is refused at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_before_a_message_that_is_too_large_is_written() {
+    let topic = Topic::with(3, &[("max.message.bytes", "10000")]).await;
+    for round in 0..5 {
+        let publisher = topic.publisher().build().expect("settings");
+        let key = format!("key-{round}");
+        // From now on the limit is known; the partition of the key need not be warm.
+        all_delivered(send(open(&publisher).await.as_mut(), vec![topic.message("first", 0)]).await.as_mut()).await;
+        let messages = (0..6).map(|n| {
+            let message = topic.message(&key, n);
+            if n == 3 { stuffed(message, 20_000) } else { message }
+        });
+        let mut stream = open(&publisher).await;
+        let fates = outcomes(send(stream.as_mut(), messages.collect()).await.as_mut()).await;
+        assert!((0..3).all(|n| matches!(fates[&n], Outcome::Delivered)), "round {round}: {fates:?}");
+        assert_eq!(failure(&fates[&3]), Some(PublishErrorKind::Event), "{fates:?}");
+        assert!((4..6).all(|n| matches!(fates[&n], Outcome::Aborted)), "round {round}: {fates:?}");
+        assert_eq!(topic.numbers(&key).await, [0, 1, 2]);
     }
 }

@@ -182,7 +182,7 @@ pub async fn a_position_outlives_the_records_before_it<H: SourceHarness>(harness
     assert!(harness.expire().await, "a source that checks positions needs a harness that can expire");
     let mut reader = Reader::open(harness).await;
     assigned(&mut reader, &partition).await;
-    reader.source.start(&partition, Some(&position)).await.expect("nothing unread is gone");
+    started(&mut reader, &partition, &position).await;
     harness.produce(events(3..5)).await;
     assert_eq!(reader.numbers(2).await, [3, 4]);
 }
@@ -239,6 +239,20 @@ async fn refused<S: EventSource>(
         }
     })
     .await
+}
+
+/// Starts behind the position, which is not refused.
+async fn started<S: EventSource>(reader: &mut Reader<S>, partition: &Partition, position: &SourcePosition) {
+    within("a start", async {
+        loop {
+            match reader.source.start(partition, Some(position)).await {
+                Ok(()) => return,
+                Err(error) if error.kind() == SourceErrorKind::Revoked => assigned(reader, partition).await,
+                Err(error) => assert_eq!(error.kind(), SourceErrorKind::Unavailable, "nothing unread is gone: {error}"),
+            }
+        }
+    })
+    .await;
 }
 
 async fn rewound<S: EventSource>(reader: &mut Reader<S>, partition: &Partition) {
