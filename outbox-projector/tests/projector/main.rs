@@ -11,6 +11,4 @@ mod sharing_lanes;
 mod sql;
 mod straight_from_the_log;
 mod support;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod trace;
 mod typed;
