@@ -3,14 +3,14 @@
 use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
-use outbox_core::projection::Step;
-use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction, error::DatabaseError};
+use outbox_core::{event::LogId, projection::Step};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Row as _, Transaction, error::DatabaseError};
 use uuid::Uuid;
 
 use super::{
     SchemaName, SqlProjection, SqlProjectionBuilder,
     store::Store,
-    watermark::{Raised, Watermarks},
+    watermark::{Series, Watermarks},
 };
 
 /// A read model in PostgreSQL.
@@ -75,6 +75,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/postgres/0002_dead_letters.sql"),
     include_str!("migrations/postgres/0003_inbox.sql"),
     include_str!("migrations/postgres/0004_generations.sql"),
+    include_str!("migrations/postgres/0005_previous_watermark.sql"),
 ];
 
 fn migrations(schema: &SchemaName) -> impl Iterator<Item = (usize, String)> {
@@ -108,8 +109,8 @@ pub struct PostgresTables {
     position: Arc<str>,
     move_from: Arc<str>,
     move_first: Arc<str>,
-    watermarks: Arc<str>,
     raise: Arc<str>,
+    lock: Arc<str>,
     unseen: Arc<str>,
 }
 
@@ -135,21 +136,16 @@ impl PostgresTables {
             move_first: sql("INSERT INTO {schema}.projector_position (projection, partition, position) \
                  SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM {schema}.projector_generation \
                  WHERE projection = $1 AND stage IN ('retired', 'dropped')) ON CONFLICT DO NOTHING"),
-            watermarks: sql("SELECT k.index, w.sequence FROM {schema}.projector_watermark w \
-                 JOIN unnest($2::uuid[], $3::text[], $4::text[]) \
-                   WITH ORDINALITY AS k(log_id, aggregate_type, ordering_key, index) \
-                   USING (log_id, aggregate_type, ordering_key) \
-                 WHERE w.projection = $1 ORDER BY k.index FOR UPDATE OF w"),
-            // Rows that were there are locked, so they are moved; those that were not must not have come since.
-            raise: sql(
-                "WITH k AS (SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::boolean[]) \
-                   AS k(log_id, aggregate_type, ordering_key, sequence, new)), \
-                 moved AS (UPDATE {schema}.projector_watermark w SET sequence = greatest(w.sequence, k.sequence) \
-                   FROM k WHERE NOT k.new AND w.projection = $1 AND w.log_id = k.log_id \
-                   AND w.aggregate_type = k.aggregate_type AND w.ordering_key = k.ordering_key) \
-                 INSERT INTO {schema}.projector_watermark (projection, log_id, aggregate_type, ordering_key, sequence) \
-                 SELECT $1, log_id, aggregate_type, ordering_key, sequence FROM k WHERE new ON CONFLICT DO NOTHING",
-            ),
+            // One write and one look into the index a key, whatever the planner knows of the table; a join may read all
+            // watermarks of the projection. A row that came since the statement began is met as well.
+            raise: sql("INSERT INTO {schema}.projector_watermark AS w \
+                   (projection, log_id, aggregate_type, ordering_key, sequence) \
+                 SELECT $1, * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[]) \
+                 ON CONFLICT (projection, log_id, aggregate_type, ordering_key) DO UPDATE \
+                 SET previous = w.sequence, sequence = greatest(w.sequence, excluded.sequence) \
+                 RETURNING log_id, aggregate_type, ordering_key, previous"),
+            lock: sql("SELECT sequence FROM {schema}.projector_watermark WHERE projection = $1 AND log_id = $2 \
+                 AND aggregate_type = $3 AND ordering_key = $4 FOR UPDATE"),
             unseen: sql("INSERT INTO {schema}.projector_seen (projection, event_id) SELECT $1, id \
                  FROM unnest($2::uuid[]) AS id ON CONFLICT DO NOTHING RETURNING event_id"),
         }
@@ -191,45 +187,44 @@ impl Store for Postgres {
         Ok(query.execute(&mut **tx).await?.rows_affected() == 1)
     }
 
-    async fn watermarks(
-        tables: &PostgresTables,
-        tx: &mut Transaction<'_, Self>,
-        projection: &str,
-        watermarks: &Watermarks,
-    ) -> Result<Vec<(usize, i64)>, sqlx::Error> {
-        let found: Vec<(i64, i64)> = sqlx::query_as(AssertSqlSafe(tables.watermarks.clone()))
-            .bind(projection)
-            .bind(watermarks.series().map(|s| s.log.0).collect::<Vec<_>>())
-            .bind(watermarks.series().map(|s| s.aggregate_type.as_str()).collect::<Vec<_>>())
-            .bind(watermarks.series().map(|s| s.ordering_key.as_str()).collect::<Vec<_>>())
-            .fetch_all(&mut **tx)
-            .await?;
-        // Ordinality counts from 1.
-        Ok(found.into_iter().map(|(index, sequence)| (index as usize - 1, sequence)).collect())
-    }
-
     async fn raise(
         tables: &PostgresTables,
         tx: &mut Transaction<'_, Self>,
         projection: &str,
-        raised: &[Raised<'_>],
-    ) -> Result<bool, sqlx::Error> {
-        if raised.is_empty() {
-            // COMMIT answers a transaction that a failed statement broke with success, having rolled it back.
-            sqlx::query("SELECT 1").execute(&mut **tx).await?;
-            return Ok(true);
-        }
-        let new = raised.iter().filter(|r| r.new).count() as u64;
-        let done = sqlx::query(AssertSqlSafe(tables.raise.clone()))
+        watermarks: &mut Watermarks,
+    ) -> Result<(), sqlx::Error> {
+        let stood = sqlx::query(AssertSqlSafe(tables.raise.clone()))
             .bind(projection)
-            .bind(raised.iter().map(|r| r.series.log.0).collect::<Vec<_>>())
-            .bind(raised.iter().map(|r| r.series.aggregate_type.as_str()).collect::<Vec<_>>())
-            .bind(raised.iter().map(|r| r.series.ordering_key.as_str()).collect::<Vec<_>>())
-            .bind(raised.iter().map(|r| r.sequence).collect::<Vec<_>>())
-            .bind(raised.iter().map(|r| r.new).collect::<Vec<_>>())
-            .execute(&mut **tx)
+            .bind(watermarks.iter().map(|mark| mark.series.log.0).collect::<Vec<_>>())
+            .bind(watermarks.iter().map(|mark| mark.series.aggregate_type.as_str()).collect::<Vec<_>>())
+            .bind(watermarks.iter().map(|mark| mark.series.ordering_key.as_str()).collect::<Vec<_>>())
+            .bind(watermarks.iter().map(|mark| mark.highest).collect::<Vec<_>>())
+            .fetch_all(&mut **tx)
             .await?;
-        Ok(done.rows_affected() == new)
+        for row in stood {
+            watermarks.stood(LogId(row.try_get(0)?), row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+        }
+        Ok(())
+    }
+
+    async fn lock(
+        tables: &PostgresTables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        series: &Series,
+    ) -> Result<Option<i64>, sqlx::Error> {
+        sqlx::query_scalar(AssertSqlSafe(tables.lock.clone()))
+            .bind(projection)
+            .bind(series.log.0)
+            .bind(series.aggregate_type.as_str())
+            .bind(&series.ordering_key)
+            .fetch_optional(&mut **tx)
+            .await
+    }
+
+    async fn probe(tx: &mut Transaction<'_, Self>) -> Result<(), sqlx::Error> {
+        // COMMIT answers a transaction that a failed statement broke with success, having rolled it back.
+        sqlx::query("SELECT 1").execute(&mut **tx).await.map(drop)
     }
 
     async fn unseen(

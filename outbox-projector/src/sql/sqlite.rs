@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use outbox_core::projection::Step;
-use sqlx::{Sqlite, SqlitePool, Transaction, error::DatabaseError, types::Json};
-use uuid::Uuid;
+use outbox_core::{event::LogId, projection::Step};
+use sqlx::{Row as _, Sqlite, SqlitePool, Transaction, error::DatabaseError, types::Json};
+use uuid::{Uuid, fmt::Hyphenated};
 
 use super::{
     SqlProjection,
     store::Store,
-    watermark::{Raised, Watermarks},
+    watermark::{Series, Watermark, Watermarks},
 };
 
 /// A read model in SQLite.
@@ -58,6 +58,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/sqlite/0002_dead_letters.sql"),
     include_str!("migrations/sqlite/0003_inbox.sql"),
     include_str!("migrations/sqlite/0004_generations.sql"),
+    include_str!("migrations/sqlite/0005_previous_watermark.sql"),
 ];
 
 const MIGRATION_TABLE: &str = "\
@@ -111,37 +112,50 @@ impl Store for Sqlite {
         Ok(query.execute(&mut **tx).await?.rows_affected() == 1)
     }
 
-    async fn watermarks(
-        _: &SqliteTables,
-        tx: &mut Transaction<'_, Self>,
-        projection: &str,
-        watermarks: &Watermarks,
-    ) -> Result<Vec<(usize, i64)>, sqlx::Error> {
-        // CROSS JOIN keeps the planner from scanning the table for each key.
-        let sql = "SELECT k.key, w.sequence FROM json_each($2) AS k CROSS JOIN projector_watermark AS w \
-                   ON w.projection = $1 AND w.log_id = k.value ->> 0 AND w.aggregate_type = k.value ->> 1 \
-                   AND w.ordering_key = k.value ->> 2";
-        let keys: Vec<_> =
-            watermarks.series().map(|s| (s.log.to_string(), s.aggregate_type.as_str(), &*s.ordering_key)).collect();
-        let found: Vec<(i64, i64)> = sqlx::query_as(sql).bind(projection).bind(Json(keys)).fetch_all(&mut **tx).await?;
-        Ok(found.into_iter().map(|(index, sequence)| (index as usize, sequence)).collect())
-    }
-
     async fn raise(
         _: &SqliteTables,
         tx: &mut Transaction<'_, Self>,
         projection: &str,
-        raised: &[Raised<'_>],
-    ) -> Result<bool, sqlx::Error> {
+        watermarks: &mut Watermarks,
+    ) -> Result<(), sqlx::Error> {
         let sql = "INSERT INTO projector_watermark (projection, log_id, aggregate_type, ordering_key, sequence) \
                    SELECT $1, value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each($2) WHERE true \
-                   ON CONFLICT DO UPDATE SET sequence = max(sequence, excluded.sequence)";
-        let rows: Vec<_> = raised
+                   ON CONFLICT DO UPDATE SET previous = sequence, sequence = max(sequence, excluded.sequence) \
+                   RETURNING log_id, aggregate_type, ordering_key, previous";
+        let rows: Vec<_> = watermarks
             .iter()
-            .map(|r| (r.series.log.to_string(), r.series.aggregate_type.as_str(), &*r.series.ordering_key, r.sequence))
+            .map(|Watermark { series: s, highest, .. }| {
+                (s.log.to_string(), s.aggregate_type.as_str(), &*s.ordering_key, highest)
+            })
             .collect();
-        // Nobody else writes at the same time, so nothing that was new can have come since.
-        sqlx::query(sql).bind(projection).bind(Json(rows)).execute(&mut **tx).await.map(|_| true)
+        for row in sqlx::query(sql).bind(projection).bind(Json(rows)).fetch_all(&mut **tx).await? {
+            let log: Hyphenated = row.try_get(0)?;
+            watermarks.stood(LogId(log.into()), row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+        }
+        Ok(())
+    }
+
+    async fn lock(
+        _: &SqliteTables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        series: &Series,
+    ) -> Result<Option<i64>, sqlx::Error> {
+        // The transaction has locked the whole file when it began.
+        let sql = "SELECT sequence FROM projector_watermark \
+                   WHERE projection = $1 AND log_id = $2 AND aggregate_type = $3 AND ordering_key = $4";
+        sqlx::query_scalar(sql)
+            .bind(projection)
+            .bind(Hyphenated::from(series.log.0))
+            .bind(series.aggregate_type.as_str())
+            .bind(&series.ordering_key)
+            .fetch_optional(&mut **tx)
+            .await
+    }
+
+    async fn probe(_: &mut Transaction<'_, Self>) -> Result<(), sqlx::Error> {
+        // A failed statement breaks nothing, or it ends the transaction, and then there is nothing to commit.
+        Ok(())
     }
 
     async fn unseen(

@@ -26,18 +26,21 @@ impl<DB: SqlDatabase> SqlProjection<DB> {
         if !DB::move_position(&self.tables, tx, self.name.as_str(), step).await.map_err(store_error::<DB>)? {
             return Err(conflict("somebody else moved the position"));
         }
-        let mut watermarks = self.watermarks_of(tx, step).await?;
+        let (mut watermarks, places) = self.raise(tx, step).await?;
         let mut unseen = self.unseen(tx, step).await?;
         // One that came before, as a letter or as an event that was applied, is no letter any more.
+        let mut letter_places = places.iter().skip(step.events.len()).copied();
         let letters: Vec<&DeadLetter> = step
             .dead_letters
             .iter()
-            .filter(|letter| match letter.event.as_ref().map(|received| (received, received.origin)) {
-                Some((received, Some(origin))) => {
-                    self.versioned || watermarks.is_unknown(&Series::of_received(received), origin.sequence)
+            .filter(|letter| {
+                let Some(received) = &letter.event else { return true };
+                let place = letter_places.next().flatten();
+                match (received.origin, place) {
+                    (None, _) => unseen.remove(&received.event.id),
+                    (Some(origin), Some(place)) if !self.versioned => watermarks.is_news(place, origin.sequence),
+                    (Some(_), _) => true,
                 }
-                Some((received, None)) => unseen.remove(&received.event.id),
-                None => true,
             })
             .collect();
         // A second copy of an event that is given up must not reach the handler: it could succeed there by now.
@@ -45,11 +48,14 @@ impl<DB: SqlDatabase> SqlProjection<DB> {
         let blocked = self.blocked(tx, &watermarks, &letters).await?;
 
         let (mut fresh, mut held) = (Vec::with_capacity(step.events.len()), Vec::new());
-        for received in step.events.iter().filter(|received| !given_up.contains(&received.event.id)) {
-            let new = match received.origin {
-                Some(_) if self.versioned => true,
-                Some(origin) => watermarks.pass(&Series::of(origin.log, &received.event), origin.sequence),
-                None => unseen.remove(&received.event.id),
+        for (received, place) in step.events.iter().zip(&places) {
+            if given_up.contains(&received.event.id) {
+                continue;
+            }
+            let new = match (received.origin, place) {
+                (None, _) => unseen.remove(&received.event.id),
+                (Some(origin), Some(place)) if !self.versioned => watermarks.pass(*place, origin.sequence),
+                (Some(_), _) => true,
             };
             if new && blocked.holds(received) {
                 held.push(held_back(step, received));
@@ -60,16 +66,10 @@ impl<DB: SqlDatabase> SqlProjection<DB> {
         let duplicates = step.events.len() - fresh.len() - held.len();
 
         let applied = self.handle_all(tx, &fresh, step.events.iter().map(|received| received.event.id)).await?;
-        self.keep(tx, &letters, &held).await?;
-        if !self.versioned {
-            for received in letters.iter().filter_map(|letter| letter.event.as_ref()) {
-                if let Some(origin) = received.origin {
-                    let _raised_at_least_so_far = watermarks.pass(&Series::of_received(received), origin.sequence);
-                }
-            }
-        }
-        if !fresh.is_empty() || !letters.is_empty() || !held.is_empty() {
-            self.raise(tx, &watermarks).await?;
+        if !letters.is_empty() || !held.is_empty() {
+            self.keep(tx, &letters, &held).await?;
+        } else if !fresh.is_empty() {
+            DB::probe(tx).await.map_err(after_handler::<DB>)?;
         }
         Ok(Applied { applied, duplicates, ignored: fresh.len() - applied, held: held.len() })
     }
@@ -88,41 +88,24 @@ impl<DB: SqlDatabase> SqlProjection<DB> {
         Ok(handled.map_err(|error| error.into_projection_error(ids))?.min(events.len()))
     }
 
-    pub(super) async fn raise(
+    /// The watermarks of the step's events and then of its letters, raised unless the handler compares versions, and for
+    /// each of those the index of its own.
+    async fn raise(
         &self,
         tx: &mut Transaction<'_, DB>,
-        watermarks: &Watermarks,
-    ) -> Result<(), ProjectionError> {
-        let raised = watermarks.raised();
-        let done = DB::raise(&self.tables, tx, self.name.as_str(), &raised).await;
-        if done.map_err(after_handler::<DB>)? {
-            Ok(())
-        } else {
-            Err(conflict("another partition brought the first event of the same key at the same time"))
-        }
-    }
-
-    async fn watermarks_of(&self, tx: &mut Transaction<'_, DB>, step: Step<'_>) -> Result<Watermarks, ProjectionError> {
-        if self.versioned && self.letters != Some(BlockedKeys::Hold) {
-            return Ok(Watermarks::default());
-        }
+        step: Step<'_>,
+    ) -> Result<(Watermarks, Vec<Option<usize>>), ProjectionError> {
         let given_up = step.dead_letters.iter().filter_map(|letter| letter.event.as_ref());
-        let mut watermarks = Watermarks::of(step.events.iter().chain(given_up));
-        self.lock(tx, &mut watermarks).await?;
-        Ok(watermarks)
-    }
-
-    /// Reads the watermarks and keeps others from these keys until the transaction ends.
-    pub(super) async fn lock(
-        &self,
-        tx: &mut Transaction<'_, DB>,
-        watermarks: &mut Watermarks,
-    ) -> Result<(), ProjectionError> {
-        if !self.versioned && !watermarks.is_empty() {
-            let found = DB::watermarks(&self.tables, tx, self.name.as_str(), watermarks).await;
-            watermarks.stored(found.map_err(store_error::<DB>)?);
+        let all = step.events.iter().chain(given_up);
+        if self.versioned && self.letters != Some(BlockedKeys::Hold) {
+            return Ok((Watermarks::default(), all.map(|_| None).collect()));
         }
-        Ok(())
+        let (mut watermarks, places) = Watermarks::of(all);
+        if !self.versioned && !watermarks.is_empty() {
+            let raised = DB::raise(&self.tables, tx, self.name.as_str(), &mut watermarks).await;
+            raised.map_err(store_error::<DB>)?;
+        }
+        Ok((watermarks, places))
     }
 
     async fn unseen(&self, tx: &mut Transaction<'_, DB>, step: Step<'_>) -> Result<HashSet<Uuid>, ProjectionError> {
@@ -165,8 +148,8 @@ impl<DB: SqlDatabase> SqlProjection<DB> {
         if !watermarks.is_empty() {
             let found = DB::blocked(&self.tables, tx, self.name.as_str(), watermarks).await;
             let found: HashSet<usize> = found.map_err(store_error::<DB>)?.into_iter().collect();
-            for (_, series) in watermarks.series().enumerate().filter(|(index, _)| found.contains(index)) {
-                blocked.behind(series.clone(), 0);
+            for (_, mark) in watermarks.iter().enumerate().filter(|(index, _)| found.contains(index)) {
+                blocked.behind(mark.series.clone(), 0);
             }
         }
         Ok(blocked)
@@ -180,9 +163,6 @@ impl<DB: SqlDatabase> SqlProjection<DB> {
     ) -> Result<(), ProjectionError> {
         let here = self.letters.is_some();
         let new: Vec<_> = letters.iter().copied().chain(held).map(|letter| NewLetter::of(letter, here)).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
         DB::add_letters(&self.tables, tx, self.name.as_str(), &new).await.map_err(after_handler::<DB>)
     }
 }

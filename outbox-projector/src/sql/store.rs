@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     generations::GenerationStore,
     letters::LetterStore,
-    watermark::{Raised, Watermarks},
+    watermark::{Series, Watermarks},
 };
 
 /// A database that read models can live in: `sqlx::Postgres` or `sqlx::Sqlite`, each with its feature. Sealed.
@@ -39,22 +39,25 @@ pub trait Store: sqlx::Database {
         step: Step<'_>,
     ) -> Result<bool, sqlx::Error>;
 
-    /// The stored sequences of the series, as (index of the series, sequence), locked until the transaction ends.
-    async fn watermarks(
-        tables: &Self::Tables,
-        tx: &mut Transaction<'_, Self>,
-        projection: &str,
-        watermarks: &Watermarks,
-    ) -> Result<Vec<(usize, i64)>, sqlx::Error>;
-
-    /// Writes watermarks, possibly none, and fails when an earlier statement broke the transaction. `false`: a series that
-    /// was new is not any more.
+    /// Raises the watermark of each series to the highest sequence of the step, where it is not higher, and tells
+    /// `watermarks` what stood there before. Until the transaction ends nobody else raises or locks them.
     async fn raise(
         tables: &Self::Tables,
         tx: &mut Transaction<'_, Self>,
         projection: &str,
-        raised: &[Raised<'_>],
-    ) -> Result<bool, sqlx::Error>;
+        watermarks: &mut Watermarks,
+    ) -> Result<(), sqlx::Error>;
+
+    /// The watermark of a series. If there is one, nobody else raises or locks it until the transaction ends.
+    async fn lock(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        series: &Series,
+    ) -> Result<Option<i64>, sqlx::Error>;
+
+    /// Fails when an earlier statement broke the transaction, where committing it would say that all is well.
+    async fn probe(tx: &mut Transaction<'_, Self>) -> Result<(), sqlx::Error>;
 
     /// Remembers events by their ids, and says which were not known.
     async fn unseen(

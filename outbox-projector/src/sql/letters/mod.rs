@@ -22,7 +22,6 @@ pub(super) use store::LetterStore;
 use super::{
     Series, SqlDatabase, SqlProjection,
     projection::{begin, store_error},
-    watermark::Watermarks,
 };
 
 /// What becomes of later events of a key that has a dead letter.
@@ -164,17 +163,16 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         Ok((removed > 0).then_some(letter))
     }
 
-    /// What is stored of a key, which nobody else changes until the transaction ends.
+    /// The watermark of a key, and how far it is, which nobody else changes until the transaction ends.
     async fn lock_series(
         &self,
         tx: &mut sqlx::Transaction<'_, DB>,
         series: Option<&Series>,
-    ) -> Result<Watermarks, ProjectionError> {
-        let mut watermarks = Watermarks::default();
-        if let Some(series) = series {
-            watermarks.add(series.clone());
+    ) -> Result<Option<i64>, ProjectionError> {
+        let SqlProjection { tables, name, versioned, .. } = self.projection;
+        match series {
+            Some(series) if !versioned => DB::lock(tables, tx, name.as_str(), series).await.map_err(store_error::<DB>),
+            _ => Ok(None),
         }
-        self.projection.lock(tx, &mut watermarks).await?;
-        Ok(watermarks)
     }
 }

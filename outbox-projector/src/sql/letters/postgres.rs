@@ -34,7 +34,7 @@ async fn blocked(
     tables: &Tables,
     tx: &mut Transaction<'_, Postgres>,
     projection: &str,
-    series: &Watermarks,
+    watermarks: &Watermarks,
 ) -> Result<Vec<usize>, sqlx::Error> {
     // Without any letter the last condition is all that is looked at; its order keeps the planner from scanning the table
     // of a projection that has many. FOR SHARE waits for a replay that is about to free
@@ -50,9 +50,9 @@ async fn blocked(
     );
     let found: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind(projection)
-        .bind(series.series().map(|s| s.log.0).collect::<Vec<_>>())
-        .bind(series.series().map(|s| s.aggregate_type.as_str()).collect::<Vec<_>>())
-        .bind(series.series().map(|s| s.ordering_key.as_str()).collect::<Vec<_>>())
+        .bind(watermarks.iter().map(|mark| mark.series.log.0).collect::<Vec<_>>())
+        .bind(watermarks.iter().map(|mark| mark.series.aggregate_type.as_str()).collect::<Vec<_>>())
+        .bind(watermarks.iter().map(|mark| mark.series.ordering_key.as_str()).collect::<Vec<_>>())
         .fetch_all(&mut **tx)
         .await?;
     // Ordinality counts from 1.

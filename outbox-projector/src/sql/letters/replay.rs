@@ -164,7 +164,7 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         let SqlProjection { tables, pool, name, letters, .. } = self.projection;
         let mut tx = begin::<DB>(pool).await?;
         let series = Series::of_received(event);
-        let watermarks = self.lock_series(&mut tx, Some(&series)).await?;
+        let last = self.lock_series(&mut tx, Some(&series)).await?;
         let found = DB::lock_letter(tables, &mut tx, name.as_str(), letter).await.map_err(store_error::<DB>)?;
         let Some((mut kept, _)) = found else { return Ok(Applied { duplicates: 1, ..Applied::default() }) };
         if kept.cause != DeadLetterCause::Undecodable && kept.id != event.event.id {
@@ -180,8 +180,8 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         }
         kept.series = Some(series);
         kept.sequence = event.origin.map(|origin| origin.sequence);
-        let mut trial = Trial { letters: vec![(kept, event.clone())], watermarks };
-        let tried = self.try_and_end(tx, &mut trial).await;
+        let trial = Trial { letters: vec![(kept, event.clone())], last };
+        let tried = self.try_and_end(tx, &trial).await;
         if let (Err(error), [(kept, _)]) = (&tried, &trial.letters[..])
             && error.kind().blames_an_event()
         {
@@ -212,7 +212,7 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         let mut together = TOGETHER;
         loop {
             let mut tx = begin::<DB>(&self.projection.pool).await?;
-            let mut trial = match self.next(&mut tx, unit, together, &*replay.decoder).await? {
+            let trial = match self.next(&mut tx, unit, together, &*replay.decoder).await? {
                 Next::Letters(trial) => trial,
                 Next::Nothing => return Ok(()),
                 Next::TooEarly => {
@@ -228,7 +228,7 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
                 }
             };
             done.series = trial.letters.first().and_then(|(letter, _)| letter.series.clone());
-            match self.try_and_end(tx, &mut trial).await {
+            match self.try_and_end(tx, &trial).await {
                 Ok(applied) => {
                     done.done += applied;
                     together = TOGETHER;
@@ -259,9 +259,9 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
                 Next::Nothing => break,
                 Next::TooEarly => done.error = Some(TOO_EARLY.to_owned()),
                 Next::Unreadable(_, why) => done.error = Some(why),
-                Next::Letters(mut trial) => {
+                Next::Letters(trial) => {
                     done.series = trial.letters.first().and_then(|(letter, _)| letter.series.clone());
-                    match guarded(self.carry_out(&mut tx, &mut trial)).await {
+                    match guarded(self.carry_out(&mut tx, &trial)).await {
                         Ok(applied) => done.done += applied,
                         Err(error) if error.kind().blames_an_event() => done.error = Some(chain(&error)),
                         Err(error) => return Err(error),
@@ -274,11 +274,7 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         Ok(())
     }
 
-    async fn try_and_end(
-        &self,
-        mut tx: Transaction<'static, DB>,
-        trial: &mut Trial,
-    ) -> Result<Applied, ProjectionError> {
+    async fn try_and_end(&self, mut tx: Transaction<'static, DB>, trial: &Trial) -> Result<Applied, ProjectionError> {
         match guarded(self.carry_out(&mut tx, trial)).await {
             Ok(applied) => {
                 tx.commit().await.map_err(after_handler::<DB>)?;

@@ -14,7 +14,10 @@ use super::{
     statements::{LETTER, OF_SERIES, RECORD, letter_statements},
     store::Stored,
 };
-use crate::sql::{Series, SqliteTables as Tables, watermark::Watermarks};
+use crate::sql::{
+    Series, SqliteTables as Tables,
+    watermark::{Watermark, Watermarks},
+};
 
 letter_statements!(
     Sqlite, SqliteRow, Hyphenated, table: table, locked: "", among: "IN (SELECT value FROM json_each($2))", list: Json,
@@ -29,15 +32,17 @@ async fn blocked(
     _: &Tables,
     tx: &mut Transaction<'_, Sqlite>,
     projection: &str,
-    series: &Watermarks,
+    watermarks: &Watermarks,
 ) -> Result<Vec<usize>, sqlx::Error> {
     // Without any letter the first EXISTS is all that is looked at.
     let sql = "SELECT k.key FROM json_each($2) AS k \
                WHERE EXISTS (SELECT 1 FROM projector_dead_letter WHERE projection = $1) \
                AND EXISTS (SELECT 1 FROM projector_dead_letter AS d WHERE d.projection = $1 \
                AND d.log_id = k.value ->> 0 AND d.aggregate_type = k.value ->> 1 AND d.ordering_key = k.value ->> 2)";
-    let keys: Vec<_> =
-        series.series().map(|s| (s.log.to_string(), s.aggregate_type.as_str(), &*s.ordering_key)).collect();
+    let keys: Vec<_> = watermarks
+        .iter()
+        .map(|Watermark { series: s, .. }| (s.log.to_string(), s.aggregate_type.as_str(), &*s.ordering_key))
+        .collect();
     let found: Vec<i64> = sqlx::query_scalar(sql).bind(projection).bind(Json(keys)).fetch_all(&mut **tx).await?;
     Ok(found.into_iter().map(|index| index as usize).collect())
 }

@@ -18,9 +18,9 @@ macro_rules! letter_statements {
                 tables: &Tables,
                 tx: &mut Transaction<'_, Self>,
                 projection: &str,
-                series: &Watermarks,
+                watermarks: &Watermarks,
             ) -> Result<Vec<usize>, sqlx::Error> {
-                $blocked(tables, tx, projection, series).await
+                $blocked(tables, tx, projection, watermarks).await
             }
 
             async fn add_letters(

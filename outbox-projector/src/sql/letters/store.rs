@@ -18,7 +18,7 @@ pub trait LetterStore: Store {
         tables: &Self::Tables,
         tx: &mut Transaction<'_, Self>,
         projection: &str,
-        series: &Watermarks,
+        watermarks: &Watermarks,
     ) -> Result<Vec<usize>, sqlx::Error>;
 
     /// Adds letters in this order; those that are there stay as they are.

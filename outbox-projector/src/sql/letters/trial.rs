@@ -38,7 +38,8 @@ pub(super) enum Next {
 /// Letters whose key is locked, in order.
 pub(super) struct Trial {
     pub(super) letters: Vec<(KeptLetter, ReceivedEvent)>,
-    pub(super) watermarks: Watermarks,
+    /// Where the watermark of the key stands.
+    pub(super) last: Option<i64>,
 }
 
 impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
@@ -53,19 +54,19 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         let SqlProjection { tables, name, .. } = self.projection;
         let (id, known, in_order) = match unit {
             Unit::Key(series) => {
-                let watermarks = self.lock_series(tx, Some(series)).await?;
+                let last = self.lock_series(tx, Some(series)).await?;
                 let found = DB::first_letters(tables, tx, name.as_str(), series, limit).await;
-                return Ok(Trial::of(found.map_err(store_error::<DB>)?, watermarks, decoder));
+                return Ok(Trial::of(found.map_err(store_error::<DB>)?, last, decoder));
             }
             Unit::One { id, series, in_order } => (*id, series.as_ref(), *in_order),
         };
-        let mut watermarks = self.lock_series(tx, known).await?;
+        let mut last = self.lock_series(tx, known).await?;
         let found = DB::lock_letter(tables, tx, name.as_str(), id).await.map_err(store_error::<DB>)?;
-        let next = Trial::of(found.into_iter().collect(), Watermarks::default(), decoder);
+        let next = Trial::of(found.into_iter().collect(), None, decoder);
         let Next::Letters(trial) = next else { return Ok(next) };
         let Some((letter, _)) = trial.letters.first() else { return Ok(Next::Nothing) };
         if known.is_none() {
-            watermarks = self.lock_series(tx, letter.series.as_ref()).await?;
+            last = self.lock_series(tx, letter.series.as_ref()).await?;
         }
         if let (true, Some(series), Some(sequence)) = (in_order, &letter.series, letter.sequence) {
             let earlier = DB::has_earlier(tables, tx, name.as_str(), series, sequence.get() as i64).await;
@@ -73,16 +74,16 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
                 return Ok(Next::TooEarly);
             }
         }
-        Ok(Next::Letters(Trial { watermarks, ..trial }))
+        Ok(Next::Letters(Trial { last, ..trial }))
     }
 
     /// Makes the effect of the letters, each once, and removes them.
     pub(super) async fn carry_out(
         &self,
         tx: &mut Transaction<'_, DB>,
-        trial: &mut Trial,
+        trial: &Trial,
     ) -> Result<Applied, ProjectionError> {
-        let Trial { letters, watermarks } = trial;
+        let Trial { letters, last } = trial;
         let SqlProjection { tables, name, versioned, .. } = self.projection;
         // The row of such a letter does not say whether its event came again, in another letter or later on.
         let foreign = letters.iter().filter(|(letter, received)| letter.id != received.event.id);
@@ -91,19 +92,16 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
             .iter()
             .filter(|(letter, received)| {
                 let known = letter.id == received.event.id || unseen.remove(&received.event.id);
-                known && (letter.id == received.event.id || !is_last(watermarks, received))
+                known && (letter.id == received.event.id || !is_last(*last, received))
             })
             .map(|(_, received)| received)
             .collect();
         let ids = letters.iter().map(|(_, received)| received.event.id);
         let applied = self.projection.handle_all(tx, &fresh, ids).await?;
         if !versioned {
-            for (_, received) in letters.iter() {
-                if let Some(origin) = received.origin {
-                    let _raised_at_least_so_far = watermarks.pass(&Series::of_received(received), origin.sequence);
-                }
-            }
-            self.projection.raise(tx, watermarks).await?;
+            let (mut watermarks, _) = Watermarks::of(letters.iter().map(|(_, received)| received));
+            let raised = DB::raise(tables, tx, name.as_str(), &mut watermarks).await;
+            raised.map_err(after_handler::<DB>)?;
         }
         let numbers: Vec<i64> = letters.iter().map(|(letter, _)| letter.number).collect();
         let removed = DB::remove_letters(tables, tx, name.as_str(), &numbers).await.map_err(after_handler::<DB>)?;
@@ -115,13 +113,13 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
     }
 }
 
-fn is_last(watermarks: &Watermarks, received: &ReceivedEvent) -> bool {
-    received.origin.is_some_and(|origin| watermarks.is_last(&Series::of_received(received), origin.sequence))
+fn is_last(last: Option<i64>, received: &ReceivedEvent) -> bool {
+    received.origin.is_some_and(|origin| last == Some(origin.sequence.get() as i64))
 }
 
 impl Trial {
     /// The letters up to the first that cannot be read.
-    fn of(found: Vec<(KeptLetter, Option<KeptRecord>)>, watermarks: Watermarks, decoder: &dyn Decoder) -> Next {
+    fn of(found: Vec<(KeptLetter, Option<KeptRecord>)>, last: Option<i64>, decoder: &dyn Decoder) -> Next {
         let mut letters = Vec::with_capacity(found.len());
         for (mut letter, record) in found {
             match read(&letter, record.as_ref(), decoder) {
@@ -136,7 +134,7 @@ impl Trial {
                 Err(_) => break,
             }
         }
-        if letters.is_empty() { Next::Nothing } else { Next::Letters(Self { letters, watermarks }) }
+        if letters.is_empty() { Next::Nothing } else { Next::Letters(Self { letters, last }) }
     }
 }
 
