@@ -9,7 +9,9 @@
 //! the moment at which one was to arrive: a stall counts for everything that it delays. Writers and relay are one
 //! process, the relay has its default settings and hears the writers' bell. Beyond 500/s a transaction has ten events.
 //!
-//! `OUTBOX_BENCH_PART=visible` goes on to a read model in PostgreSQL, straight from the log and through Kafka.
+//! `OUTBOX_BENCH_PART=visible` goes on to read models, a table in PostgreSQL and an index in OpenSearch, straight from
+//! the log and through Kafka. A document counts as visible when it is written: reading it by its id shows it, while
+//! searches wait for the index's next refresh.
 //!
 //! Rounds are interleaved: the relay, the bare producer alone, the bare producer beside the same inserts.
 
@@ -21,6 +23,9 @@ mod contest;
 #[path = "../figures/mod.rs"]
 #[allow(dead_code, reason = "each bench uses a part of it")]
 mod figures;
+#[path = "../index/mod.rs"]
+#[allow(dead_code, reason = "each bench uses a part of it")]
+mod index;
 mod raw;
 mod relay;
 mod stages;
@@ -112,8 +117,10 @@ impl Bench {
         let mut stages = Stages::default();
         for round in 1..=rounds {
             eprintln!("{} events/s, round {round} of {rounds}, load {}", under.rate, load());
-            stages.projected(visible::FROM_THE_LOG, &visible::from_the_log(self, under).await?);
-            stages.projected(visible::THROUGH_KAFKA, &visible::through_kafka(self, under).await?);
+            for model in [visible::Model::Postgres, visible::Model::OpenSearch] {
+                stages.projected(model.from_the_log(), &visible::from_the_log(self, under, model).await?);
+                stages.projected(model.through_kafka(), &visible::through_kafka(self, under, model).await?);
+            }
         }
         stages.table(under, report);
         Ok(())

@@ -25,13 +25,34 @@ use tokio::sync::oneshot;
 use crate::{
     Bench, Load, Result,
     contest::topic,
+    index::Index,
     log,
     stamps::{Stage, Stamps, number_of},
     writers,
 };
 
-pub(crate) const FROM_THE_LOG: &str = "straight from the log";
-pub(crate) const THROUGH_KAFKA: &str = "through Kafka";
+/// Where the read model is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Model {
+    Postgres,
+    OpenSearch,
+}
+
+impl Model {
+    pub(crate) fn from_the_log(self) -> &'static str {
+        match self {
+            Self::Postgres => "log → PostgreSQL",
+            Self::OpenSearch => "log → OpenSearch",
+        }
+    }
+
+    pub(crate) fn through_kafka(self) -> &'static str {
+        match self {
+            Self::Postgres => "Kafka → PostgreSQL",
+            Self::OpenSearch => "Kafka → OpenSearch",
+        }
+    }
+}
 
 /// The read model, and the projector's own tables.
 pub(crate) async fn prepare(pool: &PgPool) -> Result<()> {
@@ -40,13 +61,13 @@ pub(crate) async fn prepare(pool: &PgPool) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn from_the_log(bench: &Bench, load: Load) -> Result<Stamps> {
+pub(crate) async fn from_the_log(bench: &Bench, load: Load, model: Model) -> Result<Stamps> {
     let consumer = ConsumerName::parse(unique("visible"))?;
     let source = LogSource::builder(Arc::new(bench.log.clone())).consumer(consumer).start_at(StartAt::End).build();
-    project(bench, load, source).await
+    project(bench, load, model, source).await
 }
 
-pub(crate) async fn through_kafka(bench: &Bench, load: Load) -> Result<Stamps> {
+pub(crate) async fn through_kafka(bench: &Bench, load: Load, model: Model) -> Result<Stamps> {
     let topic = topic::create(true).await?;
     let kafka = KafkaPublisher::builder(kafka_bootstrap().await).build()?;
     let profile = Profile::default().with_router(TopicTable::parse([(log::AGGREGATE_TYPE, &topic)])?);
@@ -64,7 +85,7 @@ pub(crate) async fn through_kafka(bench: &Bench, load: Load) -> Result<Stamps> {
     });
     status.wait_for(|status| !status.lanes.is_empty()).await?;
     let source = KafkaSource::builder(kafka_bootstrap().await, unique("visible"), [topic.as_str()]).build()?;
-    let stamps = project(bench, load, source).await?;
+    let stamps = project(bench, load, model, source).await?;
     drop(stop);
     relaying.await??;
     kafka.shut_down(std::time::Duration::from_secs(10)).await;
@@ -72,10 +93,28 @@ pub(crate) async fn through_kafka(bench: &Bench, load: Load) -> Result<Stamps> {
     Ok(stamps)
 }
 
-async fn project(bench: &Bench, load: Load, source: impl EventSource + 'static) -> Result<Stamps> {
+async fn project(bench: &Bench, load: Load, model: Model, source: impl EventSource + 'static) -> Result<Stamps> {
+    match model {
+        Model::Postgres => {
+            let name = ProjectionName::parse(unique("visible"))?;
+            run(bench, load, source, PostgresProjection::builder(bench.pool.clone(), name, Latest).build()).await
+        }
+        Model::OpenSearch => {
+            let index = Index::create().await?;
+            let stamps = run(bench, load, source, index.projection("visible")).await?;
+            index.delete().await?;
+            Ok(stamps)
+        }
+    }
+}
+
+async fn run<P: Projection + 'static>(
+    bench: &Bench,
+    load: Load,
+    source: impl EventSource + 'static,
+    inner: P,
+) -> Result<Stamps> {
     let stamps = Arc::new(Stamps::new(load.events()));
-    let name = ProjectionName::parse(unique("visible"))?;
-    let inner = PostgresProjection::builder(bench.pool.clone(), name, Latest).build();
     let projector = Projector::builder(source, Arc::new(Timed { inner, stamps: stamps.clone() })).build();
     let mut status = projector.status();
     let all = {
@@ -94,13 +133,13 @@ async fn project(bench: &Bench, load: Load, source: impl EventSource + 'static) 
 }
 
 /// Notes when a step is committed.
-struct Timed {
-    inner: PostgresProjection,
+struct Timed<P> {
+    inner: P,
     stamps: Arc<Stamps>,
 }
 
 #[async_trait]
-impl Projection for Timed {
+impl<P: Projection> Projection for Timed<P> {
     fn name(&self) -> &str {
         self.inner.name()
     }

@@ -10,6 +10,8 @@
 #[path = "../figures/mod.rs"]
 #[allow(dead_code, reason = "each bench uses a part of it")]
 mod figures;
+#[path = "../index/mod.rs"]
+mod index;
 mod opensearch;
 mod postgres;
 mod sqlite;
