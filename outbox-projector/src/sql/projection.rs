@@ -13,8 +13,8 @@ use crate::trace::{self, LinkTrace};
 /// A read model in a SQL database, written by a [`Handler`].
 ///
 /// One transaction a step: the position moves by compare-and-swap, which also keeps a second runner out; the watermarks
-/// of the step's keys are read and locked; events that are not above them are dropped; the handler writes the rest; the
-/// watermarks are raised; commit. So after a crash at any point either all of it is there or nothing, and a duplicate
+/// of the step's keys are raised, which also locks them; events that are not above what stood there are dropped; the
+/// handler writes the rest; commit. So after a crash at any point either all of it is there or nothing, and a duplicate
 /// has no effect however late it comes.
 ///
 /// With a pool that is one write connection for SQLite: every transaction begins `IMMEDIATE`.
