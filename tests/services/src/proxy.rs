@@ -75,6 +75,12 @@ impl TcpProxy {
     pub fn cuts(&self) -> u64 {
         self.line.state.borrow().cuts
     }
+
+    /// How many connections were closed at once since it was started, because the line was cut.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.line.refused.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for TcpProxy {
@@ -90,6 +96,7 @@ struct Line {
     state: watch::Sender<State>,
     /// How many bytes clients may send until the next cut.
     bytes_left: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// Is the line open? Counted, so that a connection which sleeps through a cut and its repair still learns of the cut.
@@ -103,7 +110,8 @@ const UNLIMITED: u64 = u64::MAX;
 
 impl Default for Line {
     fn default() -> Self {
-        Self { state: watch::Sender::new(State { open: true, cuts: 0 }), bytes_left: AtomicU64::new(UNLIMITED) }
+        let state = watch::Sender::new(State { open: true, cuts: 0 });
+        Self { state, bytes_left: AtomicU64::new(UNLIMITED), refused: AtomicU64::new(0) }
     }
 }
 
@@ -131,6 +139,8 @@ async fn accept(listener: TcpListener, target: SocketAddr, line: Arc<Line>) {
         let state = *line.state.borrow();
         if state.open {
             tokio::spawn(connection(client, target, line.clone(), state.cuts));
+        } else {
+            line.refused.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

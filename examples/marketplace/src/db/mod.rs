@@ -158,9 +158,14 @@ impl Tx {
 }
 
 /// The application's own migrations, in a table apart from those of the library.
-fn migrator(tutors: &'static str) -> Migrator {
-    let first = Migration::new(1, "tutors".into(), MigrationType::Simple, tutors.into_sql_str(), false);
-    let mut migrator = Migrator::with_migrations(vec![first]);
+fn migrator(tutors: &'static str, search_dead_letters: &'static str) -> Migrator {
+    let migration = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    let mut migrator = Migrator::with_migrations(vec![
+        migration(1, "tutors", tutors),
+        migration(2, "search_dead_letters", search_dead_letters),
+    ]);
     migrator.dangerous_set_table_name("_marketplace_migrations");
     migrator
 }

@@ -36,10 +36,12 @@ impl PostgresDb {
         first.with_context(place)?.close().await.with_context(place)?;
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(TURN);
         let pool = pool.connect_with(options.clone()).await.with_context(place)?;
-        super::migrator(include_str!("migrations/postgres/0001_tutors.sql"))
-            .run(&pool)
-            .await
-            .context("the marketplace's tables cannot be made")?;
+        let (tutors, dead_letters) = (
+            include_str!("migrations/postgres/0001_tutors.sql"),
+            include_str!("migrations/postgres/0002_search_dead_letters.sql"),
+        );
+        let migrated = super::migrator(tutors, dead_letters).run(&pool).await;
+        migrated.context("the marketplace's tables cannot be made")?;
         let log = PostgresLog::builder(pool.clone()).profile(profile).build();
         log.migrate().await.context("the log's tables cannot be made")?;
         Ok(Self { pool, log })

@@ -23,7 +23,11 @@ impl SqliteDb {
         let pool = |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(TURN);
         let cannot = || format!("the database {} cannot be opened", file.display());
         let writer = pool(1).connect_with(options.clone()).await.with_context(cannot)?;
-        super::migrator(include_str!("migrations/sqlite/0001_tutors.sql")).run(&writer).await.with_context(cannot)?;
+        let (tutors, dead_letters) = (
+            include_str!("migrations/sqlite/0001_tutors.sql"),
+            include_str!("migrations/sqlite/0002_search_dead_letters.sql"),
+        );
+        super::migrator(tutors, dead_letters).run(&writer).await.with_context(cannot)?;
         let readers = pool(READERS).connect_with(options.read_only(true)).await.with_context(cannot)?;
         let log = SqliteLog::builder(writer.clone()).read_pool(readers.clone()).build();
         log.migrate().await.with_context(cannot)?;

@@ -44,11 +44,12 @@ pub(crate) use publishing::ObservedPublisher;
 
 #[cfg(feature = "production")]
 mod generations {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use async_trait::async_trait;
     use outbox_core::projection::Projection;
     use outbox_projector::rebuild::{Generation, Generations, RebuildError, Stage, State};
+    use uuid::Uuid;
 
     use super::{Journeys, ObservedProjection};
 
@@ -70,6 +71,14 @@ mod generations {
 
         async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError> {
             self.inner.before(generation).await
+        }
+
+        async fn claim(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+            self.inner.claim(rebuild, lease).await
+        }
+
+        async fn release(&self, rebuild: Uuid) -> Result<(), RebuildError> {
+            self.inner.release(rebuild).await
         }
 
         async fn prepare(&self, generation: Generation) -> Result<(), RebuildError> {

@@ -104,10 +104,12 @@ impl IndexStage {
         let partitions = || status.partitions.values();
         let running = partitions().filter(|p| p.state == PartitionState::Running).count();
         let retrying = partitions().any(|p| matches!(p.state, PartitionState::Retrying { .. }));
+        let dead_letters = partitions().any(|p| p.dead_letters > 0);
         let state = match () {
             () if status.needs_action() => "stuck: somebody has to act",
             () if retrying => "waiting for the index",
             () if status.source_error.is_some() => "waiting for events to be reachable",
+            () if dead_letters => "running, but some events are dead letters",
             () if running > 0 => "running",
             () => "starting",
         };
@@ -115,7 +117,7 @@ impl IndexStage {
             name: "Indexed",
             explanation: "The search index applied the event; searching finds it now.",
             state,
-            troubled: status.needs_action() || retrying || status.source_error.is_some(),
+            troubled: status.needs_action() || retrying || dead_letters || status.source_error.is_some(),
             events: Some(status.totals().applied as u64),
             position: partitions().filter_map(|p| p.last_sequence).map(Sequence::position).max().unwrap_or(0),
         }

@@ -2,6 +2,7 @@
 
 mod change;
 mod document;
+mod letters;
 #[cfg(feature = "production")]
 pub(crate) mod opensearch;
 mod query;
@@ -15,6 +16,7 @@ use async_trait::async_trait;
 
 use change::TutorDocuments;
 pub(crate) use document::SearchDocument;
+pub(crate) use letters::SearchDeadLetters;
 pub(crate) use query::SearchQuery;
 pub(crate) use routes::routes;
 

@@ -15,7 +15,7 @@ use crate::{
     data_dir::DataDir,
     db::{Db, SqliteDb},
     pipeline::{IndexStage, Journeys, ObservedProjection, Stage, Stages, Workers},
-    search::{self, tantivy::TantivyIndex},
+    search::{self, SearchDeadLetters, tantivy::TantivyIndex},
     secrets,
 };
 
@@ -33,6 +33,10 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
         TantivyIndex::open(&directory.file("search"), identity.id).context("the search index cannot be opened")?;
     let consumer = index.consumer()?;
     forget_earlier_indexes(log.as_ref(), &consumer).await.context("the log cannot be looked after")?;
+    let letters = Arc::new(SearchDeadLetters::of(db.clone()));
+    // A new index reads the events of the letters again.
+    letters.forget_others(consumer.as_str()).await.context("the dead letters cannot be looked after")?;
+    letters.warn().await.context("the dead letters cannot be looked after")?;
 
     let stage = IndexStage::default();
     let mut workers = Workers::default();
@@ -43,7 +47,8 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
             Arc::new(ObservedProjection { inner: Arc::new(index.projection()), journeys: journeys.clone() });
         move |mut stop| {
             let source = LogSource::builder(log.clone()).consumer(consumer.clone()).build();
-            let projector = Projector::builder(source, projection.clone()).grace(drain).build();
+            let projector = Projector::builder(source, projection.clone()).dead_letters(letters.clone());
+            let projector = projector.grace(drain).build();
             stage.follow(projector.status());
             async move { projector.run(stop.stopped()).await }
         }

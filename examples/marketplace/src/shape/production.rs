@@ -20,7 +20,7 @@ use crate::{
     config::{Config, Secret},
     db::{Db, PostgresDb},
     pipeline::{IndexStage, Journeys, ObservedGenerations, ObservedPublisher, RelayStage, Stage, Stages, Workers},
-    search::opensearch::OpenSearchIndex,
+    search::{SearchDeadLetters, opensearch::OpenSearchIndex},
     secrets,
 };
 
@@ -80,11 +80,15 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
         let source = source.setting("session.timeout.ms", SESSION_MS).build()?;
         Ok(Box::new(source) as Box<dyn EventSource>)
     });
+    let letters = Arc::new(SearchDeadLetters::of(db.clone()));
+    letters.warn().await.context("the dead letters cannot be read")?;
     let drain = config.drain();
     workers.spawn("projection into the search index", {
         let stage = index_stage.clone();
         move |mut stop| {
-            let live = LiveProjector::new(generations.clone(), sources.clone()).projector(move |p| p.grace(drain));
+            let letters = letters.clone();
+            let live = LiveProjector::new(generations.clone(), sources.clone());
+            let live = live.projector(move |p| p.dead_letters(letters.clone()).grace(drain));
             stage.follow(live.status());
             async move { live.run(stop.stopped()).await }
         }

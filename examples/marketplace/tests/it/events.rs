@@ -1,7 +1,12 @@
 //! A change becomes an event, and the event changes what is found.
 
+use std::path::Path;
+
+use outbox_core::{event::NewEvent, outbox::Outbox as _};
+use outbox_sqlx::SqliteLog;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sqlx::SqlitePool;
 
 use super::program::{Program, ada};
 
@@ -71,6 +76,64 @@ async fn the_index_goes_on_where_it_was_and_a_lost_one_is_made_anew() {
     let program = Program::start_in(&data, &[]).await;
     program.search_until("q=lovelace", found(&tutor["id"])).await;
     program.search_until("q=hopper", |answer| answer["total"] == 0).await;
+}
+
+/// What no version of this program writes: it cannot be shown by any search.
+pub(crate) fn nonsense() -> Value {
+    json!({ "id": "secret" })
+}
+
+async fn append_nonsense(data: &Path) {
+    let pool = SqlitePool::connect_with(SqliteLog::connect_options(data.join("marketplace.db"))).await.expect("opened");
+    let log = SqliteLog::builder(pool.clone()).build();
+    let event = NewEvent::json("Tutor", 4711, "TutorCreated", &nonsense()).expect("event");
+    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await.expect("begin");
+    let _another_process_reads_it = log.append(&mut tx, &[event]).await.expect("append");
+    tx.commit().await.expect("commit");
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn an_event_that_the_index_refuses_is_a_dead_letter_and_search_goes_on() {
+    let (_parent, data) = super::program::directory();
+    let program = Program::start_in(&data, &["--no-demo"]).await;
+    append_nonsense(&data).await;
+    let tutor = program.post_tutor(&ada()).await;
+    program.search_until("q=lovelace", found(&tutor["id"])).await;
+    let page = program.ask(Method::GET, "/").send().await.expect("answer").text().await.expect("text");
+    assert!(page.contains("some events are dead letters"), "{page}");
+    program.interrupt();
+    let (status, said) = program.ended().await;
+    assert!(status.success());
+    assert!(said.contains("is in search_dead_letters"), "{said}");
+    assert!(!said.contains("secret"), "a payload is not for the log: {said}");
+
+    let letters = || async {
+        let pool = SqlitePool::connect_with(SqliteLog::connect_options(data.join("marketplace.db"))).await;
+        let pool = pool.expect("opened");
+        let all = "SELECT projection, cause, reason, payload FROM search_dead_letters";
+        let all: Vec<(String, String, String, Vec<u8>)> = sqlx::query_as(all).fetch_all(&pool).await.expect("letters");
+        pool.close().await;
+        all
+    };
+    let kept = letters().await;
+    let [(projection, cause, reason, payload)] = &kept[..] else { panic!("one letter: {kept:?}") };
+    assert_eq!(cause, "rejected");
+    assert!(reason.contains("secret"), "the reason says what was wrong: {reason}");
+    assert_eq!(serde_json::from_slice::<Value>(payload).expect("JSON"), nonsense());
+
+    // The letters of an index that is made anew are those of its own reading.
+    std::fs::remove_dir_all(data.join("search")).expect("removed");
+    let program = Program::start_in(&data, &[]).await;
+    program.search_until("q=lovelace", found(&tutor["id"])).await;
+    program.interrupt();
+    assert!(program.ended().await.0.success());
+    let again = letters().await;
+    assert_eq!(again.len(), 1);
+    assert_ne!(&again[0].0, projection);
+
+    let mut program = Program::start_in(&data, &[]).await;
+    program.complains("is in search_dead_letters").await;
 }
 
 #[tokio::test]

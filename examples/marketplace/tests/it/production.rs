@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use outbox_core::{event::NewEvent, outbox::Outbox as _};
+use outbox_sqlx::PostgresLog;
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use test_services::{PostgresVersion, TcpProxy, TestDatabase, kafka_bootstrap, opensearch_url, unique};
@@ -10,7 +12,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::program::{DEADLINE, Program, ada, command, refusal};
+use super::{
+    events::nonsense,
+    program::{DEADLINE, Program, ada, command, refusal},
+};
 
 const TOKEN: &str = "a-token-for-tests-only";
 
@@ -55,6 +60,37 @@ async fn a_change_goes_through_kafka_into_opensearch() {
     program.interrupt();
     let (status, complaint) = program.ended().await;
     assert_eq!(status.code(), Some(0), "{complaint}");
+    database.drop_database().await;
+}
+
+#[tokio::test]
+async fn an_event_that_the_index_refuses_is_a_dead_letter_and_its_partition_goes_on() {
+    let database = TestDatabase::create(PostgresVersion::V18).await;
+    let program = run(production(database.url()).await).await;
+    let tutor = program.post_tutor(&ada()).await;
+    program.search_until("q=lovelace", |answer| answer["total"] == 1).await;
+    let log = PostgresLog::builder(database.pool().clone()).build();
+    let id = tutor["id"].as_i64().expect("id");
+    let event = NewEvent::json("Tutor", id, "TutorUpdated", &nonsense()).expect("event");
+    let mut tx = database.pool().begin().await.expect("begin");
+    let _another_process_reads_it = log.append(&mut tx, &[event]).await.expect("append");
+    tx.commit().await.expect("commit");
+
+    // Of the same tutor, so behind it in its partition.
+    let changed = program.patch_tutor(&tutor["id"], &json!({"headline": "Analytical engines"})).await;
+    assert_eq!(changed.status(), StatusCode::OK);
+    program.search_until("q=analytical", |answer| answer["total"] == 1).await;
+    let letters: Vec<(String, String, Vec<u8>)> =
+        sqlx::query_as("SELECT cause, reason, payload FROM search_dead_letters")
+            .fetch_all(database.pool())
+            .await
+            .expect("letters");
+    let [(cause, reason, payload)] = &letters[..] else { panic!("one letter: {letters:?}") };
+    assert_eq!(cause, "rejected");
+    assert!(reason.contains("secret"), "the reason says what was wrong: {reason}");
+    // As the topic had it: around the payload of the event there is the envelope.
+    assert!(String::from_utf8_lossy(payload).contains(&nonsense().to_string()), "{payload:?}");
+    drop(program);
     database.drop_database().await;
 }
 

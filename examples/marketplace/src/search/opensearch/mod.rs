@@ -83,6 +83,8 @@ impl From<CallError> for SearchError {
 }
 
 #[cfg(test)]
+mod outages;
+#[cfg(test)]
 mod rebuild;
 #[cfg(test)]
 mod suites;

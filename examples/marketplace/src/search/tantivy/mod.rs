@@ -17,9 +17,9 @@ use outbox_core::{
     log::{ConsumerName, LogError},
 };
 use outbox_projector::external::PositionedProjection;
-use tantivy::{IndexReader, IndexWriter, ReloadPolicy, TantivyError};
+use tantivy::{Index, IndexReader, ReloadPolicy, TantivyError};
 
-use self::{fields::Fields, write::Positions};
+use self::{directory::Opened, fields::Fields, write::Writer};
 use super::{CONSUMER, Found, SearchError, SearchIndex, SearchQuery, TutorDocuments};
 
 /// Cloning shares the index.
@@ -28,44 +28,44 @@ pub(crate) struct TantivyIndex(Arc<Shared>);
 
 struct Shared {
     fields: Fields,
+    index: Index,
     reader: IndexReader,
-    writer: Mutex<Writer>,
+    /// `None` after a failure: the next step opens it anew, from what was committed.
+    writer: Mutex<Option<Writer>>,
     log: LogId,
     incarnation: String,
 }
-
-struct Writer {
-    index: IndexWriter,
-    /// As of the last commit.
-    positions: Positions,
-}
-
-/// Enough for one thread's batch; tantivy's least is 15 MB.
-const WRITER_MEMORY_BYTES: usize = 30_000_000;
 
 impl TantivyIndex {
     /// Opens the index of a log, or begins a new one: when there is none, when it was made by a version of this
     /// program that indexed differently, or when it is of another log.
     pub(crate) fn open(directory: &Path, log: LogId) -> Result<Self, TantivyError> {
-        let opened = directory::open(directory, log)?;
-        let fields = Fields::of(&opened.index.schema())?;
-        fields::register_analyzers(&opened.index);
-        let positions = Positions::of(&opened.index.load_metas()?)?;
-        let reader = opened.index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-        let writer = opened.index.writer_with_num_threads(1, WRITER_MEMORY_BYTES)?;
-        let writer = Mutex::new(Writer { index: writer, positions });
-        Ok(Self(Arc::new(Shared { fields, reader, writer, log, incarnation: opened.incarnation })))
+        Self::of(directory::open(directory, log)?, log)
     }
 
-    /// What keeps the index as its log has it.
+    fn of(opened: Opened, log: LogId) -> Result<Self, TantivyError> {
+        let Opened { index, incarnation } = opened;
+        let fields = Fields::of(&index.schema())?;
+        fields::register_analyzers(&index);
+        let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
+        let writer = Mutex::new(Some(Writer::open(&index, &reader)?));
+        Ok(Self(Arc::new(Shared { fields, index, reader, writer, log, incarnation })))
+    }
+
+    /// What keeps the index as its log has it. It has the consumer's name, and so have its dead letters: a new index
+    /// reads their events again.
     pub(crate) fn projection(&self) -> PositionedProjection<Self, TutorDocuments> {
-        PositionedProjection::new(CONSUMER, self.clone(), TutorDocuments::of(self.0.log))
+        PositionedProjection::new(self.name(), self.clone(), TutorDocuments::of(self.0.log))
     }
 
     /// The consumer of the log that feeds this index. A new index is a new consumer: it begins at the log's first
     /// event, whatever an earlier index had read.
     pub(crate) fn consumer(&self) -> Result<ConsumerName, LogError> {
-        ConsumerName::parse(format!("{CONSUMER}.{}", self.0.incarnation))
+        ConsumerName::parse(self.name())
+    }
+
+    fn name(&self) -> String {
+        format!("{CONSUMER}.{}", self.0.incarnation)
     }
 }
 
@@ -85,6 +85,8 @@ impl SearchIndex for TantivyIndex {
     }
 }
 
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod suites;
 #[cfg(test)]

@@ -1,23 +1,46 @@
 //! Writing into the embedded index: a batch is one commit, and the commit carries the position.
 
-use std::{collections::BTreeMap, sync::PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use outbox_core::source::{Partition, SourcePosition};
 use outbox_projector::external::{Commit, CommitError, PositionedStore, StoreError, StoreErrorKind, VersionedWrite};
 use tantivy::{
-    IndexMeta, IndexWriter, Searcher, TantivyDocument, TantivyError, Term, query::TermQuery, schema::IndexRecordOption,
+    Index, IndexMeta, IndexReader, IndexWriter, Searcher, TantivyDocument, TantivyError, Term, query::TermQuery,
+    schema::IndexRecordOption,
 };
 
-use super::{super::SearchDocument, Fields, Shared, TantivyIndex, Writer};
+use super::{super::SearchDocument, Fields, Shared, TantivyIndex};
 use crate::money::{Money, Rating};
+
+pub(super) struct Writer {
+    index: IndexWriter,
+    /// As of the last commit.
+    positions: Positions,
+}
+
+/// Enough for one thread's batch; tantivy's least is 15 MB.
+const WRITER_MEMORY_BYTES: usize = 30_000_000;
+
+impl Writer {
+    /// One that stands, as the reader then does, where the last commit left the index.
+    pub(super) fn open(index: &Index, reader: &IndexReader) -> Result<Self, TantivyError> {
+        let positions = Positions::of(&index.load_metas()?)?;
+        let writer = index.writer_with_num_threads(1, WRITER_MEMORY_BYTES)?;
+        reader.reload()?;
+        Ok(Self { index: writer, positions })
+    }
+}
 
 /// Partition to position, as the payload of a commit: JSON.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Positions(BTreeMap<String, String>);
+struct Positions(BTreeMap<String, String>);
 
 impl Positions {
-    pub(super) fn of(meta: &IndexMeta) -> Result<Self, TantivyError> {
+    fn of(meta: &IndexMeta) -> Result<Self, TantivyError> {
         let Some(payload) = &meta.payload else { return Ok(Self::default()) };
         let positions = serde_json::from_str(payload);
         positions.map(Self).map_err(|e| TantivyError::InternalError(format!("the commit's payload is unreadable: {e}")))
@@ -37,7 +60,9 @@ impl Positions {
 #[async_trait]
 impl PositionedStore for TantivyIndex {
     async fn position(&self, partition: &Partition) -> Result<Option<SourcePosition>, StoreError> {
-        Ok(self.0.lock().positions.get(partition))
+        let (shared, partition) = (self.0.clone(), partition.clone());
+        let asked = tokio::task::spawn_blocking(move || shared.position(&partition));
+        asked.await.map_err(|e| unavailable("the indexing thread panicked").with_source(e))?
     }
 
     async fn commit(&self, commit: Commit) -> Result<Vec<bool>, CommitError> {
@@ -49,29 +74,43 @@ impl PositionedStore for TantivyIndex {
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Writer> {
-        // A panic while writing leaves nothing behind that the next rollback would not undo.
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn position(&self, partition: &Partition) -> Result<Option<SourcePosition>, StoreError> {
+        let mut kept = self.lock();
+        let writer = self.take_writer(&mut kept)?;
+        let position = writer.positions.get(partition);
+        *kept = Some(writer);
+        Ok(position)
     }
 
     fn commit(&self, commit: &Commit) -> Result<Vec<bool>, CommitError> {
         let documents = indexed_documents(&self.fields, &commit.writes)?;
-        let mut writer = self.lock();
+        let mut kept = self.lock();
+        let mut writer = self.take_writer(&mut kept)?;
         if writer.positions.get(&commit.partition) != commit.from {
+            *kept = Some(writer);
             return Err(CommitError::Conflict);
         }
         let positions = writer.positions.with(&commit.partition, &commit.to);
-        match self.write(&mut writer.index, &commit.writes, documents, &positions) {
-            Ok(stored) => {
-                writer.positions = positions;
-                Ok(stored)
-            }
-            Err(error) => {
-                if let Err(error) = writer.index.rollback() {
-                    tracing::error!(%error, "the search index could not be rolled back");
-                }
-                Err(unavailable("the search index cannot be written; is the disk full?").with_source(error).into())
-            }
+        // A writer that failed may hold half of the step, or may have committed all of it, and one that cannot roll back
+        // never commits again. So it is dropped, with what was not committed.
+        let stored = self
+            .write(&mut writer.index, &commit.writes, documents, &positions)
+            .map_err(|e| unavailable("the search index cannot be written; is the disk full?").with_source(e))?;
+        *kept = Some(Writer { positions, ..writer });
+        Ok(stored)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Writer>> {
+        // A panic takes the writer with it, so there is nothing half done behind the lock.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever takes the writer puts it back only if all went well.
+    fn take_writer(&self, kept: &mut Option<Writer>) -> Result<Writer, StoreError> {
+        match kept.take() {
+            Some(writer) => Ok(writer),
+            None => Writer::open(&self.index, &self.reader)
+                .map_err(|e| unavailable("the search index cannot be opened for writing").with_source(e)),
         }
     }
 
