@@ -118,8 +118,8 @@ impl Bench {
         for round in 1..=rounds {
             eprintln!("{} events/s, round {round} of {rounds}, load {}", under.rate, load());
             for model in [visible::Model::Postgres, visible::Model::OpenSearch] {
-                stages.projected(model.from_the_log(), &visible::from_the_log(self, under, model).await?);
-                stages.projected(model.through_kafka(), &visible::through_kafka(self, under, model).await?);
+                stages.projected(model.row_from_the_log(), &visible::from_the_log(self, under, model).await?);
+                stages.projected(model.row_through_kafka(), &visible::through_kafka(self, under, model).await?);
             }
         }
         stages.table(under, report);

@@ -39,14 +39,14 @@ pub(crate) enum Model {
 }
 
 impl Model {
-    pub(crate) fn from_the_log(self) -> &'static str {
+    pub(crate) fn row_from_the_log(self) -> &'static str {
         match self {
             Self::Postgres => "log → PostgreSQL",
             Self::OpenSearch => "log → OpenSearch",
         }
     }
 
-    pub(crate) fn through_kafka(self) -> &'static str {
+    pub(crate) fn row_through_kafka(self) -> &'static str {
         match self {
             Self::Postgres => "Kafka → PostgreSQL",
             Self::OpenSearch => "Kafka → OpenSearch",

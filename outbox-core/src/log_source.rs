@@ -23,6 +23,7 @@ use crate::{
     source::{EventSource, Partition, SourceCapabilities, SourceError, SourceErrorKind, SourceEvent, SourcePosition},
     wake::WakeListener,
 };
+use asked::in_time;
 use builder::Settings;
 use member::Member;
 use parts::{Part, Reading};
@@ -82,8 +83,9 @@ use place::Place;
 /// something is left.
 ///
 /// # Errors
-/// A log that is away is [`SourceErrorKind::Unavailable`]; the next try begins after a backoff with full jitter, 10 ms
-/// doubling to 2 s. A cursor that the log does not know is [`SourceErrorKind::BadPosition`]. All else is
+/// A log that is away, or does not answer in time (see [`LogSourceBuilder::lease`]), is
+/// [`SourceErrorKind::Unavailable`]; the next try begins after a backoff with full jitter, 10 ms doubling to 2 s. That the
+/// lease is lost is told also while the log does not answer a look for events. A cursor that the log does not know is [`SourceErrorKind::BadPosition`]. All else is
 /// [`SourceErrorKind::Configuration`], also that the consumer's lanes stand at different places and are not shared, as
 /// after a relay of the same name: a partition has one position. The log's own error is kept as source.
 pub struct LogSource {
@@ -132,7 +134,8 @@ impl EventSource for LogSource {
         if !self.member(partition)?.is_at(&cursor) {
             // A foreign cursor is told here, where the caller knows whose it is.
             self.pauses.pause().await;
-            let probe = self.log.read(&[track], 1).await.map(drop).map_err(source_error);
+            let probe = in_time(self.settings.patience(), self.log.read(&[track], 1)).await;
+            let probe = probe.map(drop).map_err(source_error);
             self.settle(probe)?;
         }
         self.part(partition)?.reading = Some(Reading::behind(cursor));
@@ -178,7 +181,7 @@ impl EventSource for LogSource {
         let fence = member.lease.fence().clone();
         let written = member.write().await;
         drop(member);
-        match written.and(self.log.leave(&fence).await) {
+        match written.and(in_time(self.settings.patience(), self.log.leave(&fence)).await) {
             Err(error) if error.kind() != LogErrorKind::Fenced => Err(source_error(error)),
             _ => Ok(()),
         }
@@ -191,16 +194,18 @@ impl LogSource {
         loop {
             match &mut self.state {
                 State::New => {
-                    let identity = self.log.identity().await.map_err(source_error)?;
+                    let patience = self.settings.patience();
+                    let identity = in_time(patience, self.log.identity()).await.map_err(source_error)?;
                     let Settings { consumer, start_at, .. } = &self.settings;
-                    self.log.register(consumer, *start_at).await.map_err(source_error)?;
+                    in_time(patience, self.log.register(consumer, *start_at)).await.map_err(source_error)?;
                     self.pauses.reset();
                     self.state = State::Joining(Place::new(&identity, &self.settings));
                 }
                 State::Joining(place) => {
                     let place = place.clone();
                     let Settings { consumer, claim, lease, .. } = &self.settings;
-                    let joined = self.log.join(consumer, self.member, *claim, *lease).await;
+                    let join = self.log.join(consumer, self.member, *claim, *lease);
+                    let joined = in_time(self.settings.patience(), join).await;
                     let assignment = joined.map_err(source_error)?;
                     self.pauses.reset();
                     let member = Member::new(self.log.clone(), place, assignment, &self.settings);
@@ -246,7 +251,7 @@ impl LogSource {
         if let State::Member(member) = &self.state {
             let fence = member.lease.fence().clone();
             self.state = State::Joining(member.place.clone());
-            if let Err(error) = self.log.leave(&fence).await {
+            if let Err(error) = in_time(self.settings.patience(), self.log.leave(&fence)).await {
                 tracing::debug!(%error, "the lanes will be free when the lease ends");
             }
         }

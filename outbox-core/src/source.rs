@@ -92,6 +92,10 @@ pub trait EventSource: Send {
     /// How many records stand behind `position` at the moment, at least about; `None` for the position means the place
     /// where the partition was started. `None` as answer: this source cannot tell.
     ///
+    /// The source does nothing else meanwhile, so callers ask for one partition at a time, with a limit: the future may be
+    /// dropped, nothing is lost by it. A source answers from what it knows where it can, and within a second, or is not
+    /// heard.
+    ///
     /// Default: cannot tell.
     ///
     /// # Errors

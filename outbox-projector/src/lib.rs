@@ -9,7 +9,6 @@ pub mod rebuild;
 mod runner;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod sql;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub mod trace;
 pub mod typed;
 

@@ -1,14 +1,14 @@
 //! Spans that join the trace of whoever wrote the event.
 //!
-//! The SQL and the inbox projections open these spans, at level `INFO`:
+//! The projections of this crate open these spans, at level `INFO`:
 //!
 //! | Span | Around | Fields |
 //! |---|---|---|
 //! | `outbox.project` | a step | `projection`, `partition`, `events`: how many |
-//! | `outbox.handle` | a call of [`Handler::handle`](crate::sql::Handler::handle) | `event`: its id, `event_type`, `traceparent`: the producer's, when the event has one |
+//! | `outbox.handle` | a call of `sql::Handler::handle`, or of [`Documents::change`](crate::external::Documents::change) | `event`: its id, `event_type`, `traceparent`: the producer's, when the event has one |
 //!
-//! A handler that takes many events at once has the first one only. When no subscriber is interested, nothing is read or
-//! written for them.
+//! A handler that takes many events at once has the first one only. The requests to a store of documents carry many events
+//! at once: they are within the step's span. When no subscriber is interested, nothing is read or written for them.
 //!
 //! # Joining the producer's trace
 //! This crate knows no tracing backend: a hook of yours joins the span. With

@@ -13,12 +13,14 @@ use std::{
 
 use async_trait::async_trait;
 use outbox_core::{
+    error::BoxError,
     event::{NewEvent, ReceivedEvent, TraceParent},
     projection::{Projection, Step},
     source::{Partition, SourcePosition},
     testing::Sequencer,
 };
 use outbox_projector::{
+    external::{Change, Documents, MemoryDocuments, PositionedProjection, VersionedProjection},
     inbox::{InboxDatabase, InboxProjection},
     sql::{Handled, Handler, HandlerError, ProjectionName, SqlDatabase, SqlProjection},
 };
@@ -57,6 +59,16 @@ async fn spans_carry_the_producers_trace_on_sqlite() {
     outbox_projector::sql::SqliteProjection::migrate(&pool).await.expect("migrate");
     each_projection(&pool, [3, 4]).await;
     pool.close().await;
+}
+
+#[tokio::test]
+async fn spans_carry_the_producers_trace_into_stores_of_documents() {
+    listen();
+    let documents = MemoryDocuments::default();
+    let versioned = VersionedProjection::builder("traced", documents.clone(), Inside).link_traces(link).build();
+    spans_carry_the_producers_trace(&versioned, 5).await;
+    let positioned = PositionedProjection::new("traced", documents, Inside).link_traces(link);
+    spans_carry_the_producers_trace(&positioned, 6).await;
 }
 
 async fn each_projection<DB: SqlDatabase + InboxDatabase>(pool: &Pool<DB>, traces: [u8; 2]) {
@@ -118,6 +130,13 @@ impl<DB: sqlx::Database> Handler<DB> for Inside {
     async fn handle(&self, _: &mut Transaction<'_, DB>, _: &ReceivedEvent) -> Result<Handled, HandlerError> {
         tracing::info!("inside");
         Ok(Handled::Done)
+    }
+}
+
+impl Documents for Inside {
+    fn change(&self, received: &ReceivedEvent) -> Result<Option<Change>, BoxError> {
+        tracing::info!("inside");
+        Ok(Some(Change::delete(received.event.id.to_string())))
     }
 }
 

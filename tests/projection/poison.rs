@@ -7,12 +7,13 @@ use outbox_core::{
     event::{NewEvent, ReceivedEvent},
     profile::header,
     projection::Projection,
+    source::EventSource as _,
 };
-use outbox_kafka::KafkaPublisher;
+use outbox_kafka::{KafkaPublisher, KafkaSource};
 use outbox_projector::{
-    dead_letters::{TopicDeadLetters, header as letter},
+    dead_letters::{NoTopicLetter, TopicDeadLetters, TopicLetter, header as letter, read_to_end},
     inbox::InboxProjection,
-    sql::{Handled, Handler, HandlerError, PostgresProjection, ProjectionName},
+    sql::{Handled, Handler, HandlerError, LetterFilter, Letters, PostgresProjection, ProjectionName, Replay},
 };
 use rdkafka::{
     ClientConfig,
@@ -69,7 +70,7 @@ async fn an_inbox_gives_poison_up_and_goes_on() {
 async fn give_up(kind: Kind) {
     let shop = Shop::open(Feed::Kafka).await;
     let relay = shop.relay();
-    write_foreign(&shop, b"a", NOT_JSON);
+    write_foreign(&shop, &shop.topic, b"a", NOT_JSON);
     let mut v = 0;
     for event_type in [REJECTED, FAILS, PANICS, HUGE] {
         for event_type in [CHANGED, event_type, CHANGED] {
@@ -120,6 +121,54 @@ async fn give_up(kind: Kind) {
     assert_eq!((foreign.header(letter::CAUSE), foreign.header(letter::ATTEMPTS)), (Some("undecodable"), Some("0")));
     assert!(foreign.header(letter::PLACE).is_some_and(|place| place.contains(&shop.topic)), "{foreign:?}");
     assert_eq!(letters.len(), 5, "nothing else became one");
+    shop.close().await;
+}
+
+/// An operator reads the topic, looks what a replay would do, and does it once the handler is mended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_of_a_topic_are_replayed_in_order_and_once() {
+    let shop = Shop::open(Feed::Kafka).await;
+    let relay = shop.relay();
+    write_foreign(&shop, &shop.topic, b"a", NOT_JSON);
+    write_foreign(&shop, &shop.letters, b"a", NOT_JSON);
+    for v in 1..=6 {
+        for key in ["a", "b"] {
+            let event_type = [CHANGED, REJECTED, FAILS][v % 3];
+            shop.append(NewEvent::json("Agg", key, event_type, &json!({ "v": v })).expect("event")).await;
+        }
+    }
+    relay.finish().await;
+    let name = || ProjectionName::parse("model").expect("a name");
+    let projection = PostgresProjection::builder(shop.pool().clone(), name(), Fragile).build();
+    let builder = projector(source(&shop).build().expect("a source"), Arc::new(projection));
+    let running = Running::start(builder.attempts(NonZeroU32::MIN).dead_letters(shop.dead_letters()));
+    shop.until_projected().await;
+    running.stop().await;
+    assert_eq!((list_of(&shop, "a").await, list_of(&shop, "b").await), (vec![3, 6], vec![3, 6]));
+
+    // Whenever the operator begins anew, the whole topic is there.
+    for (group, dry_run, applied) in [("one", true, 8), ("two", false, 8), ("three", false, 0)] {
+        let group = format!("{}-{group}", shop.group);
+        let mut source = KafkaSource::builder(&shop.brokers, group, [&shop.letters]).build().expect("a source");
+        let (mut letters, mut others) = (Vec::new(), Vec::new());
+        let reading = read_to_end(&mut source, |record| match TopicLetter::try_from(record) {
+            Ok(letter) => letters.push(letter),
+            Err(error) => others.push(error),
+        });
+        tokio::time::timeout(PATIENCE, reading).await.expect("in time").expect("read");
+        source.close().await.expect("closed");
+        assert_eq!((letters.len(), &others[..]), (9, &[NoTopicLetter::Foreign { offset: 0 }][..]));
+        let mended = PostgresProjection::builder(shop.pool().clone(), name(), ListAndCount::default()).build();
+        let all = Replay::of(Letters::All).from_topic(letters);
+        let all = if dry_run { all.dry_run() } else { all };
+        let report = mended.dead_letters().replay(&all).await.expect("replayed");
+        assert_eq!((report.totals().applied, report.totals().duplicates), (applied, 8 - applied));
+        assert_eq!(report.left(), 1, "what is no event: {report:?}");
+        let left = mended.dead_letters().list(&LetterFilter::default(), 100).await.expect("a list").len();
+        assert_eq!(left, if dry_run { 9 } else { 1 });
+        let list = if dry_run { vec![3, 6] } else { vec![3, 6, 1, 2, 4, 5] };
+        assert_eq!((list_of(&shop, "a").await, list_of(&shop, "b").await), (list.clone(), list));
+    }
     shop.close().await;
 }
 
@@ -203,11 +252,11 @@ async fn list_of(shop: &Shop, key: &str) -> Vec<i64> {
 }
 
 /// As somebody writes who knows nothing of this project.
-fn write_foreign(shop: &Shop, key: &[u8], payload: &[u8]) {
+fn write_foreign(shop: &Shop, topic: &str, key: &[u8], payload: &[u8]) {
     let producer: ThreadedProducer<DefaultProducerContext> =
         ClientConfig::new().set("bootstrap.servers", &shop.brokers).create().expect("a producer");
     let headers = OwnedHeaders::new().insert(Header { key: "from", value: Some("abroad") });
-    let record = BaseRecord::to(&shop.topic).key(key).payload(payload).headers(headers);
+    let record = BaseRecord::to(topic).key(key).payload(payload).headers(headers);
     producer.send(record).map_err(|(error, _)| error).expect("room in the queue");
     producer.flush(PATIENCE).expect("written");
 }

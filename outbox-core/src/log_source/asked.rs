@@ -1,6 +1,6 @@
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 
 use crate::log::{LogError, LogErrorKind};
 
@@ -27,4 +27,13 @@ impl<T> Drop for Asked<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// What the log answers, within this time: a connection that hangs must not keep the next try from being made.
+pub(super) async fn in_time<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, LogError>>,
+) -> Result<T, LogError> {
+    let late = |_| LogError::new(LogErrorKind::Unavailable, "the log did not answer in time");
+    timeout(patience, answer).await.map_err(late)?
 }

@@ -21,6 +21,9 @@ pub(super) struct Settings {
     pub(super) poll: Duration,
 }
 
+/// With a short lease a log that is only slow must still get to its answer.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(5);
+
 impl UnnamedLogSource {
     /// Reads as this consumer. Sources of the same consumer share its progress, those of others do not meet.
     #[must_use]
@@ -61,7 +64,9 @@ impl LogSourceBuilder {
     }
 
     /// For how long after this process died the others wait; at least 10 ms, 12 s by default. Renewed every 2/5 of it;
-    /// that is also how long a source that shares lanes takes to notice that another came or left.
+    /// that is also how long a source that shares lanes takes to notice that another came or left. What the log does not
+    /// answer within as long, or within 5 s where that is longer, is given up as
+    /// [`Unavailable`](crate::source::SourceErrorKind::Unavailable) and asked again.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease.max(Duration::from_millis(10));
@@ -90,6 +95,11 @@ impl LogSourceBuilder {
 }
 
 impl Settings {
+    /// How long the log may take over an answer.
+    pub(super) fn patience(&self) -> Duration {
+        self.lease.max(SHORTEST_PATIENCE)
+    }
+
     pub(super) fn is_shared(&self) -> bool {
         self.claim == Claim::Share
     }

@@ -8,7 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Pauses, Settings};
+use super::{Pauses, Settings, asked::in_time};
 use crate::{
     event::{Lane, LaneSet},
     log::{Assignment, Cursor, EventLog, Fence, LogError, LogErrorKind, Renewal, Track},
@@ -124,8 +124,7 @@ impl Holding {
 
     /// Whoever waits for its turn must not lose the lease over it.
     async fn in_time(&self, answer: impl Future<Output = Result<(), LogError>>) -> Result<(), LogError> {
-        let late = |_| LogError::new(LogErrorKind::Unavailable, "the log did not answer in time");
-        timeout(self.lease / 2, answer).await.map_err(late)?
+        in_time(self.lease / 2, answer).await
     }
 
     /// Nobody waits for these changes: whoever made them knows.

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Member, Settings,
-    asked::Asked,
+    asked::{Asked, in_time},
     parts::{take_in, wanted},
 };
 use crate::{
@@ -65,10 +65,16 @@ impl Member {
                 return Ok(());
             }
             bell.arm();
-            self.looks.look = Some(Look::begin(log.clone(), tracks, settings.batch));
+            self.looks.look = Some(Look::begin(log.clone(), tracks, settings));
         }
         let Some(look) = &mut self.looks.look else { return Ok(()) };
-        let pages = look.answer.wait().await;
+        let pages = tokio::select! {
+            biased;
+            pages = look.answer.wait() => pages,
+            // The log goes on being asked, unless that was about a membership that is over.
+            () = self.lease.changed() => return Ok(()),
+            () = sleep_until(self.write_at.unwrap_or_else(far_away)) => return Ok(()),
+        };
         let Some(Look { tracks, is_late, .. }) = self.looks.look.take() else { return Ok(()) };
         match pages {
             Ok(pages) => self.take_in(&tracks, pages, is_late, settings.poll),
@@ -111,10 +117,10 @@ impl Member {
 }
 
 impl Look {
-    fn begin(log: Arc<dyn EventLog>, tracks: Vec<Track>, limit: usize) -> Self {
-        let wanted = tracks.clone();
+    fn begin(log: Arc<dyn EventLog>, tracks: Vec<Track>, settings: &Settings) -> Self {
+        let (wanted, limit, patience) = (tracks.clone(), settings.batch, settings.patience());
         let answer = Asked::of(async move {
-            let pages = log.read(&wanted, limit).await?;
+            let pages = in_time(patience, log.read(&wanted, limit)).await?;
             if pages.len() != wanted.len() {
                 return Err(LogError::new(
                     LogErrorKind::Incompatible,

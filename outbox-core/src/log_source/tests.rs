@@ -1,3 +1,4 @@
+mod hanging;
 mod quiet;
 mod shared;
 

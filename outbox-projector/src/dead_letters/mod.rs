@@ -1,11 +1,18 @@
 //! Dead letters: records that a projection gave up, kept with the reason until somebody looks after them.
+//!
+//! Those of a topic are read with [`read_to_end`] as [`TopicLetter`]s, to be looked at, or replayed by the SQL projection
+//! that they belong to: `sql::Replay::from_topic`.
 
+mod read_to_end;
 mod topic;
+mod topic_letter;
 
 use async_trait::async_trait;
 use outbox_core::{error::BoxError, projection::DeadLetter};
 
+pub use read_to_end::read_to_end;
 pub use topic::{TopicDeadLetters, header};
+pub use topic_letter::{NoTopicLetter, TopicLetter};
 
 /// A place for dead letters outside of the projection's own store.
 ///

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use super::{DeadLetters, DeadLettersError, DeadLettersErrorKind};
 
 /// Dead letters as messages of a topic, written through any [`Publisher`]: key, body and headers as they came, and the
-/// headers of [`header`] that say what happened.
+/// headers of [`header`] that say what happened. [`TopicLetter`](super::TopicLetter) reads them back.
 ///
 /// Give it a publisher of its own, not that of a relay: both would open streams of the same lanes.
 ///
@@ -47,6 +47,8 @@ pub mod header {
     pub const ATTEMPTS: &str = "dead-letter-attempts";
     /// When it was given up, RFC 3339 in UTC.
     pub const AT: &str = "dead-letter-at";
+    /// There, with any value, when its record had no key; the letter's own is empty then.
+    pub const KEYLESS: &str = "dead-letter-keyless";
 }
 
 /// A reason may quote a body; a message may not grow past what brokers take.
@@ -74,6 +76,9 @@ impl TopicDeadLetters {
             (header::AT, &at),
         ] {
             headers.push((name.into(), Bytes::copy_from_slice(value.as_bytes())));
+        }
+        if letter.key.is_none() {
+            headers.push((header::KEYLESS.into(), Bytes::from_static(b"true")));
         }
         let key = letter.key.clone().unwrap_or_default();
         Message { topic: self.topic.clone(), key, payload: letter.payload.clone(), headers }

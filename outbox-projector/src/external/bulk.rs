@@ -36,17 +36,17 @@ pub(super) struct Writing<'a, S: ?Sized> {
 }
 
 impl<'a, S: VersionedStore + ?Sized> Writing<'a, S> {
-    pub(super) fn new(store: &'a S, bulk: Bulk, count: usize) -> Self {
-        Self { store, bulk, fates: vec![None; count] }
+    /// Of some writes the fate may be known already: they are not sent.
+    pub(super) fn new(store: &'a S, bulk: Bulk, fates: Vec<Option<Written>>) -> Self {
+        Self { store, bulk, fates }
     }
 
-    /// Sends all writes, and again those that the store was too busy for. Afterwards each is stored, stale or refused.
+    /// Sends the writes, and again those that the store was too busy for. Afterwards each is stored, stale or refused.
     ///
     /// # Errors
     /// The store's own, and [`StoreErrorKind::Unavailable`] when it stays too busy. What is known by then stays known.
     pub(super) async fn send(&mut self, writes: &[VersionedWrite]) -> Result<(), StoreError> {
-        let all: Vec<usize> = (0..writes.len()).collect();
-        self.send_once(writes, &all).await?;
+        self.send_those(writes, Option::is_none).await?;
         let mut tries = 1;
         while let Some(reason) = self.busy() {
             let Some(pause) = self.bulk.retry.retry_in(tries, &mut rand::rng()) else {
@@ -54,12 +54,23 @@ impl<'a, S: VersionedStore + ?Sized> Writing<'a, S> {
                 return Err(StoreError::new(StoreErrorKind::Unavailable, message));
             };
             sleep(pause).await;
-            let places: Vec<usize> = all.iter().copied().filter(|place| self.is_busy(*place)).collect();
-            let again: Vec<VersionedWrite> = places.iter().map(|place| writes[*place].clone()).collect();
-            self.send_once(&again, &places).await?;
+            self.send_those(writes, |fate| matches!(fate, Some(Written::Busy(_)))).await?;
             tries += 1;
         }
         Ok(())
+    }
+
+    async fn send_those(
+        &mut self,
+        writes: &[VersionedWrite],
+        which: impl Fn(&Option<Written>) -> bool,
+    ) -> Result<(), StoreError> {
+        let places: Vec<usize> = (0..writes.len()).filter(|place| which(&self.fates[*place])).collect();
+        if places.len() == writes.len() {
+            return self.send_once(writes, &places).await;
+        }
+        let some: Vec<VersionedWrite> = places.iter().map(|place| writes[*place].clone()).collect();
+        self.send_once(&some, &places).await
     }
 
     /// `places`: of each write among the fates.
@@ -99,10 +110,6 @@ impl<'a, S: VersionedStore + ?Sized> Writing<'a, S> {
             bytes <= self.bulk.bytes
         });
         fits.count().max(1)
-    }
-
-    fn is_busy(&self, place: usize) -> bool {
-        matches!(self.fates[place], Some(Written::Busy(_)))
     }
 
     fn busy(&self) -> Option<&str> {

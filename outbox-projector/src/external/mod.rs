@@ -108,6 +108,7 @@ mod positioned;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tried;
 mod versioned;
 
 pub use change::{Change, Documents};

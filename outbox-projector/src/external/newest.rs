@@ -8,6 +8,7 @@ use outbox_core::{
 };
 
 use super::{Documents, VersionedWrite};
+use crate::trace;
 
 pub(super) struct Newest {
     /// No id twice.
@@ -48,6 +49,12 @@ impl Newest {
         Ok(newest)
     }
 
+    /// The write that stands for this event of the step, unless a newer one replaced it.
+    pub(super) fn write_of(&self, event: usize) -> Option<&VersionedWrite> {
+        let place = self.behind.iter().position(|behind| behind.event == event)?;
+        self.writes.get(place)
+    }
+
     /// First deliveries of a key are in order, so what is not above the one before was there already.
     fn meet(&mut self, place: usize, write: VersionedWrite, event: usize) {
         if write.version > self.writes[place].version {
@@ -79,7 +86,7 @@ fn write(
         let message = format!("{} {} {why}", event.event_type, event.id);
         ProjectionError::new(ProjectionErrorKind::Rejected, message)
     };
-    let changed = documents.change(received);
+    let changed = trace::handling(received).in_scope(|| documents.change(received));
     let Some(change) = changed.map_err(|error| rejected("is no change of a document").with_source(error))? else {
         return Ok(None);
     };

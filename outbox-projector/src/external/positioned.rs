@@ -7,6 +7,7 @@ use outbox_core::{
 };
 
 use super::{Documents, StoreError, VersionedWrite, newest::Newest, versioned::unavailable};
+use crate::trace::{self, LinkTrace};
 
 /// A store of documents that commits them together with the position, such as an index embedded in the process.
 ///
@@ -31,6 +32,8 @@ use super::{Documents, StoreError, VersionedWrite, newest::Newest, versioned::un
 ///
 /// # Errors
 /// After any [`CommitError`] nothing of the commit is there, or, when an answer was lost, all of it: the position tells.
+/// The next commit carries nothing of it either. A writer that gathers changes before it commits them is best dropped
+/// after a failure or a panic, and opened again from what was committed.
 #[async_trait]
 pub trait PositionedStore: Send + Sync {
     /// The position of a partition, as of the last commit.
@@ -87,6 +90,7 @@ pub struct PositionedProjection<S, D> {
     name: Arc<str>,
     store: S,
     documents: D,
+    link: Option<LinkTrace>,
 }
 
 impl<S: PositionedStore, D: Documents> PositionedProjection<S, D> {
@@ -94,7 +98,14 @@ impl<S: PositionedStore, D: Documents> PositionedProjection<S, D> {
     /// into it: give each its own.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>, store: S, documents: D) -> Self {
-        Self { name: name.into(), store, documents }
+        Self { name: name.into(), store, documents, link: None }
+    }
+
+    /// Joins each event's span to the trace of its producer; see [`trace`](crate::trace). Default: not.
+    #[must_use]
+    pub fn link_traces(mut self, link: LinkTrace) -> Self {
+        self.link = Some(link);
+        self
     }
 
     /// The store.
@@ -118,6 +129,12 @@ impl<S: PositionedStore, D: Documents> Projection for PositionedProjection<S, D>
     }
 
     async fn apply(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
+        trace::projecting(&self.name, step, self.link, self.commit(step)).await
+    }
+}
+
+impl<S: PositionedStore, D: Documents> PositionedProjection<S, D> {
+    async fn commit(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
         let Newest { writes, behind, counted: mut applied } = Newest::of(&self.documents, step.events)?;
         let (partition, from, to) = (step.partition.clone(), step.from.cloned(), step.to.clone());
         let stored = self.store.commit(Commit { partition, from, to, writes }).await.map_err(|error| {

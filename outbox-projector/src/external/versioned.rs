@@ -1,6 +1,6 @@
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -14,7 +14,9 @@ use super::{
     Documents, StoreError, StoreErrorKind, VersionedStore, VersionedWrite, Written,
     bulk::{Bulk, Writing},
     newest::Newest,
+    tried::Tried,
 };
+use crate::trace::{self, LinkTrace};
 
 /// A projection into a store that compares versions: an event's sequence is its document's version.
 ///
@@ -22,20 +24,21 @@ use super::{
 /// late it is and however many processes write. Of several changes of one document in a step only the newest is written;
 /// the older ones count as what became of that one.
 ///
-/// A document that the store refuses rejects its event, and only that: the others of the step are written. Documents that
-/// the store is too busy for are sent again by themselves, see [`VersionedProjectionBuilder::retry`]; then the step fails
-/// as [`ProjectionErrorKind::Unavailable`].
+/// A document that the store refuses rejects its event, and only that: the others of the step are written. When the step
+/// comes again without that event, what the store said of the others is still known: however many documents of a step are
+/// refused, each is sent once. When it comes again with that event, the store is asked again.
+///
+/// Documents that the store is too busy for are sent again by themselves, see [`VersionedProjectionBuilder::retry`]; then
+/// the step fails as [`ProjectionErrorKind::Unavailable`].
 pub struct VersionedProjection<S, D> {
     name: Arc<str>,
     store: S,
     documents: D,
     bulk: Bulk,
-    /// What a step stored before it failed, lest its next try counts it as duplicates.
-    stored: Mutex<HashMap<Partition, Versions>>,
+    link: Option<LinkTrace>,
+    /// Of the partitions whose last step failed.
+    tried: Mutex<HashMap<Partition, Tried>>,
 }
-
-/// Ids and versions.
-type Versions = HashSet<(String, u64)>;
 
 /// Settings of a [`VersionedProjection`].
 pub struct VersionedProjectionBuilder<S, D>(VersionedProjection<S, D>);
@@ -45,7 +48,8 @@ impl<S: VersionedStore, D: Documents> VersionedProjection<S, D> {
     #[must_use]
     pub fn builder(name: impl Into<Arc<str>>, store: S, documents: D) -> VersionedProjectionBuilder<S, D> {
         let name = name.into();
-        VersionedProjectionBuilder(Self { name, store, documents, bulk: Bulk::default(), stored: Mutex::default() })
+        let (bulk, tried) = (Bulk::default(), Mutex::default());
+        VersionedProjectionBuilder(Self { name, store, documents, bulk, link: None, tried })
     }
 
     /// The store.
@@ -78,6 +82,13 @@ impl<S: VersionedStore, D: Documents> VersionedProjectionBuilder<S, D> {
         self
     }
 
+    /// Joins each event's span to the trace of its producer; see [`trace`](crate::trace). Default: not.
+    #[must_use]
+    pub fn link_traces(mut self, link: LinkTrace) -> Self {
+        self.0.link = Some(link);
+        self
+    }
+
     /// The projection. Nothing is sent to the store.
     #[must_use]
     pub fn build(self) -> VersionedProjection<S, D> {
@@ -100,35 +111,41 @@ impl<S: VersionedStore, D: Documents> Projection for VersionedProjection<S, D> {
     }
 
     async fn apply(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
-        let newest = Newest::of(&self.documents, step.events)?;
-        if newest.writes.is_empty() {
-            return Ok(newest.counted);
-        }
-        let mut before = self.take_stored(step.partition);
-        let mut writing = Writing::new(&self.store, self.bulk, newest.writes.len());
-        let sent = writing.send(&newest.writes).await;
-        let result = sent.map_err(unavailable).and_then(|()| count(&newest, &writing.fates, &before));
-        if result.is_err() {
-            before.extend(stored(&newest.writes, &writing.fates));
-            self.remember(step.partition, before);
-        }
-        result
+        trace::projecting(&self.name, step, self.link, self.write(step)).await
     }
 }
 
-impl<S, D> VersionedProjection<S, D> {
-    fn take_stored(&self, partition: &Partition) -> Versions {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner).remove(partition).unwrap_or_default()
+impl<S: VersionedStore, D: Documents> VersionedProjection<S, D> {
+    async fn write(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
+        let newest = Newest::of(&self.documents, step.events)?;
+        let mut tried = self.tried().remove(step.partition).unwrap_or_default();
+        if newest.writes.is_empty() {
+            return Ok(newest.counted);
+        }
+        let mut writing = Writing::new(&self.store, self.bulk, tried.fates(&newest.writes, step.to));
+        let sent = writing.send(&newest.writes).await;
+        let result = match sent {
+            Ok(()) => count(&newest, &writing.fates, &tried),
+            Err(error) => Err(unavailable(error)),
+        };
+        if let Err(error) = &result {
+            tried.add(&newest.writes, writing.fates);
+            if let Some(refused) = error.event().and_then(|event| newest.write_of(event)) {
+                tried.blame(refused, step.to);
+            }
+            self.tried().insert(step.partition.clone(), tried);
+        }
+        result
     }
 
-    fn remember(&self, partition: &Partition, versions: Versions) {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner).insert(partition.clone(), versions);
+    fn tried(&self) -> MutexGuard<'_, HashMap<Partition, Tried>> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// # Errors
 /// [`ProjectionErrorKind::Rejected`] for the first event whose document was refused.
-fn count(newest: &Newest, fates: &[Option<Written>], before: &Versions) -> Result<Applied, ProjectionError> {
+fn count(newest: &Newest, fates: &[Option<Written>], tried: &Tried) -> Result<Applied, ProjectionError> {
     let mut applied = newest.counted;
     let mut refused: Option<(usize, &VersionedWrite, &str)> = None;
     for ((write, behind), fate) in newest.writes.iter().zip(&newest.behind).zip(fates) {
@@ -138,17 +155,12 @@ fn count(newest: &Newest, fates: &[Option<Written>], before: &Versions) -> Resul
             }
             Some(Written::Refused(_)) => {}
             Some(Written::Stored) => behind.count(true, &mut applied),
-            _ => behind.count(before.contains(&(write.id.clone(), write.version)), &mut applied),
+            _ => behind.count(tried.stored(write), &mut applied),
         }
     }
     let Some((event, write, reason)) = refused else { return Ok(applied) };
     let message = format!("the store refuses document {}: {reason}", write.id);
     Err(ProjectionError::new(ProjectionErrorKind::Rejected, message).at(event))
-}
-
-fn stored<'a>(writes: &'a [VersionedWrite], fates: &'a [Option<Written>]) -> impl Iterator<Item = (String, u64)> + 'a {
-    let stored = writes.iter().zip(fates).filter(|(_, fate)| **fate == Some(Written::Stored));
-    stored.map(|(write, _)| (write.id.clone(), write.version))
 }
 
 /// No event is to blame for what the store says of a whole request.

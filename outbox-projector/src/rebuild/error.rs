@@ -19,6 +19,9 @@ pub struct RebuildError {
 pub enum RebuildErrorKind {
     /// It was told to stop. Run it again to go on.
     Stopped,
+    /// Another rebuild of the read model is under way, or one died a moment ago; or this one was taken for dead and another
+    /// has begun. Nothing was changed, or nothing more.
+    Busy,
     /// The store cannot be reached while generations are looked up, created, swapped or dropped: the same may succeed
     /// later.
     Unavailable,

@@ -1,7 +1,8 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use outbox_core::projection::Projection;
+use uuid::Uuid;
 
 use super::RebuildError;
 
@@ -80,7 +81,7 @@ pub struct State {
 /// Generations are numbered in the order in which they were begun.
 ///
 /// # Concurrency
-/// Any number of processes may call any method at any time.
+/// Any number of processes may call any method at any time. A rebuild [claims](Generations::claim) the read model first.
 ///
 /// # Cancellation
 /// A dropped call is done or not done, and is made again.
@@ -104,6 +105,26 @@ pub trait Generations: Send + Sync {
     /// # Errors
     /// See the trait's *Errors*.
     async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError>;
+
+    /// Lets this rebuild, and no other, have the read model for so long from now on; asked again by the same one, from
+    /// then on. A store that keeps claims also refuses [`Generations::swap`] and [`Generations::discard`] to a rebuild
+    /// that claimed through this value and has lost its claim to another.
+    ///
+    /// Default: everybody may. Then it is up to operators to run one rebuild at a time.
+    ///
+    /// # Errors
+    /// [`RebuildErrorKind::Busy`](super::RebuildErrorKind::Busy) when another has it; see the trait's *Errors*.
+    async fn claim(&self, _rebuild: Uuid, _lease: Duration) -> Result<(), RebuildError> {
+        Ok(())
+    }
+
+    /// Ends a claim before its time. Does nothing when another has it by now. Default: nothing.
+    ///
+    /// # Errors
+    /// See the trait's *Errors*.
+    async fn release(&self, _rebuild: Uuid) -> Result<(), RebuildError> {
+        Ok(())
+    }
 
     /// Creates what a generation needs, empty, and remembers that it is being built.
     ///

@@ -29,10 +29,12 @@ mod status;
 
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
+use outbox_core::error::chain;
 use tokio::{
     sync::{oneshot, watch},
     time::{Instant, interval_at},
 };
+use uuid::Uuid;
 
 pub use error::{RebuildError, RebuildErrorKind};
 pub use generations::{Generation, Generations, Stage, State};
@@ -67,6 +69,9 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// How often it says so in the log.
 const TELL: Duration = Duration::from_secs(5);
+
+/// How long others wait for a rebuild that died. Renewed three times as often.
+pub(crate) const CLAIM: Duration = Duration::from_secs(15);
 
 impl Rebuild {
     /// A rebuild of this read model from these sources.
@@ -115,15 +120,29 @@ impl Rebuild {
     /// When `shutdown` completes first, or the future is dropped, the read model in use is untouched and the next
     /// rebuild goes on from where this one was.
     ///
-    /// Run one rebuild of a read model at a time: each sees only the partitions that are its own, and swaps when those
-    /// are done. One that finds that another has swapped ends.
+    /// One rebuild of a read model runs at a time: each would see only the partitions that are its own, and swap when
+    /// those are done. A second one ends at once as [`RebuildErrorKind::Busy`] where the store
+    /// [keeps claims](Generations::claim), as `SqlGenerations` does; elsewhere this is up to you. One that was killed, or
+    /// whose future was dropped, is in the way of the next for 15 s. One that finds that another has swapped ends.
     ///
     /// # Errors
+    /// [`RebuildErrorKind::Busy`] when another rebuild has the read model, or has taken it from this one, which did not
+    /// reach the store for 15 s: then it is left to the other.
     /// [`RebuildErrorKind::Stopped`] when `shutdown` completed before the swap; [`RebuildErrorKind::Unavailable`] and
     /// [`RebuildErrorKind::Store`] when generations cannot be looked up, created, swapped or dropped;
     /// [`RebuildErrorKind::Source`] when a source or projection says what does not pass by itself. While events are
     /// applied, what passes is waited for.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<Generation, RebuildError> {
+        let rebuild = Uuid::now_v7();
+        self.generations.claim(rebuild, CLAIM).await?;
+        let result = self.run_claimed(rebuild, shutdown).await;
+        if let Err(error) = self.generations.release(rebuild).await {
+            tracing::warn!(error = chain(&error), "the next rebuild has to wait for the end of this one's claim");
+        }
+        result
+    }
+
+    async fn run_claimed(&self, rebuild: Uuid, shutdown: impl Future<Output = ()>) -> Result<Generation, RebuildError> {
         let mut shutdown = pin!(shutdown);
         let generations = &self.generations;
         let State { live, mut building } = generations.state().await?;
@@ -140,7 +159,7 @@ impl Rebuild {
         let next = building.unwrap_or_else(|| live.next());
         self.note(next, RebuildPhase::Preparing);
         generations.prepare(next).await?;
-        self.build(next, shutdown.as_mut()).await?;
+        self.build(next, rebuild, shutdown.as_mut()).await?;
         self.note(next, RebuildPhase::Dropping);
         let _dropped = self.drop_before(next).await?;
         self.note(next, RebuildPhase::Done);
@@ -151,6 +170,7 @@ impl Rebuild {
     async fn build(
         &self,
         next: Generation,
+        rebuild: Uuid,
         mut shutdown: impl Future<Output = ()> + Unpin,
     ) -> Result<(), RebuildError> {
         self.note(next, RebuildPhase::Building);
@@ -165,7 +185,9 @@ impl Rebuild {
         }));
         let mut stop = Some(stop);
         let mut tell = interval_at(Instant::now() + TELL, TELL);
+        let mut renew = interval_at(Instant::now() + CLAIM / 3, CLAIM / 3);
         let mut swapped = false;
+        let mut lost = None;
         let stopped_by_caller = loop {
             tokio::select! {
                 ended = &mut running => {
@@ -173,6 +195,14 @@ impl Rebuild {
                     break !swapped;
                 }
                 () = &mut shutdown, if stop.is_some() => stop = None,
+                _ = renew.tick(), if stop.is_some() => match self.generations.claim(rebuild, CLAIM).await {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == RebuildErrorKind::Busy => {
+                        lost = Some(error);
+                        stop = None;
+                    }
+                    Err(error) => tracing::warn!(error = chain(&error), "the claim to the read model was not renewed"),
+                },
                 _ = tell.tick() => {
                     let (applied, behind) = (projected.borrow().totals().applied, projected.borrow().lag());
                     tracing::info!(read_model = self.generations.name(), generation = %next, applied, behind, "rebuilding");
@@ -194,6 +224,9 @@ impl Rebuild {
                 }
             }
         };
+        if let Some(lost) = lost {
+            return Err(lost);
+        }
         if stopped_by_caller {
             return Err(RebuildError::new(
                 RebuildErrorKind::Stopped,

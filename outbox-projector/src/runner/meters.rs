@@ -22,6 +22,7 @@ mod on {
         delay: Histogram,
         lag: Gauge,
         age: Gauge,
+        lag_errors: Counter,
     }
 
     impl Meters {
@@ -37,6 +38,7 @@ mod on {
                 delay: metrics::histogram!("outbox_projector_delay_seconds", labels.iter()),
                 lag: metrics::gauge!("outbox_projector_lag_records", labels.iter()),
                 age: metrics::gauge!("outbox_projector_lag_seconds", labels.iter()),
+                lag_errors: counter("outbox_projector_lag_errors_total"),
             }
         }
 
@@ -52,11 +54,25 @@ mod on {
             }
         }
 
+        /// What is not known is no number: the last one known would look like an answer.
         pub(in crate::runner) fn lag(&self, status: &ProjectorStatus) {
-            if let Some(lag) = status.lag() {
-                self.lag.set(lag as f64);
-                self.age.set(status.age().as_secs_f64());
-            }
+            let nothing = status.reads_nothing().then_some(0.0);
+            let lag = nothing.or(status.lag().map(|lag| lag as f64));
+            let age = nothing.or(status.age().map(|age| age.as_secs_f64()));
+            self.lag.set(lag.unwrap_or(f64::NAN));
+            self.age.set(age.unwrap_or(f64::NAN));
+        }
+
+        pub(in crate::runner) fn lag_failed(&self) {
+            self.lag_errors.increment(1);
+        }
+    }
+
+    /// Nothing lags where nothing is read any more.
+    impl Drop for Meters {
+        fn drop(&mut self) {
+            self.lag.set(0.0);
+            self.age.set(0.0);
         }
     }
 }
@@ -76,5 +92,7 @@ mod off {
         pub(in crate::runner) fn done(&self, _done: &Done) {}
 
         pub(in crate::runner) fn lag(&self, _status: &ProjectorStatus) {}
+
+        pub(in crate::runner) fn lag_failed(&self) {}
     }
 }

@@ -2,6 +2,7 @@
 
 mod error;
 mod guard;
+mod lag;
 mod meters;
 mod report;
 mod seat;
@@ -73,21 +74,24 @@ impl Projector {
         let mut shutdown = pin!(shutdown);
         let mut seats = Seats::new(self);
         let (result, deadline) = loop {
-            let due = seats.due();
+            let (due, lag_at) = (seats.due(), seats.lag_at());
             let turn = tokio::select! {
                 biased;
                 () = &mut shutdown => break (Ok(()), Instant::now() + grace),
                 Some(report) = seats.reports.recv() => Turn::Report(report),
-                () = sleep_until(due) => Turn::Due,
+                () = sleep_until(due.unwrap_or(lag_at)), if due.is_some() => Turn::Due,
+                () = sleep_until(lag_at) => Turn::Lag,
                 event = seats.source.next() => Turn::Source(event),
             };
+            let may_be_dropped = matches!(turn, Turn::Lag);
             let mut step = pin!(seats.take(turn));
             let stopped = tokio::select! {
                 biased;
                 result = &mut step => result.map(|()| None),
                 () = &mut shutdown => {
                     let deadline = Instant::now() + grace;
-                    timeout_at(deadline, step).await.unwrap_or(Ok(())).map(|()| Some(deadline))
+                    let end = if may_be_dropped { Instant::now() } else { deadline };
+                    timeout_at(end, step).await.unwrap_or(Ok(())).map(|()| Some(deadline))
                 }
             };
             match stopped {
@@ -105,6 +109,7 @@ impl Projector {
 
 enum Turn {
     Due,
+    Lag,
     Report(report::FromSeat),
     Source(Result<outbox_core::source::SourceEvent, outbox_core::source::SourceError>),
 }

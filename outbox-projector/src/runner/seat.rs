@@ -1,6 +1,7 @@
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-use outbox_core::source::{Batch, SourcePosition};
+use chrono::{DateTime, Utc};
+use outbox_core::source::{Batch, SourcePosition, SourceRecord};
 use tokio::{
     sync::{mpsc::UnboundedSender, oneshot, watch},
     time::Instant,
@@ -17,6 +18,8 @@ pub(super) struct Seat {
     pub(super) failures: u32,
     /// Records that the worker has not done yet.
     pub(super) queued: usize,
+    /// The batches that these are of.
+    batches: VecDeque<Queued>,
     pub(super) paused: bool,
     /// Everything up to here took effect.
     pub(super) position: Option<SourcePosition>,
@@ -28,6 +31,12 @@ pub(super) struct Seat {
     pub(super) ended: oneshot::Receiver<()>,
     /// Dropping it stops the worker.
     stop: Option<watch::Sender<()>>,
+}
+
+struct Queued {
+    records: usize,
+    /// When the writer made the first event among them.
+    created_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,6 +67,7 @@ impl Seat {
             start_at: None,
             failures: 0,
             queued: 0,
+            batches: VecDeque::new(),
             paused: false,
             position: None,
             uncommitted: None,
@@ -83,13 +93,36 @@ impl Seat {
     pub(super) fn begin(&mut self) {
         self.phase = Phase::Running;
         self.queued = 0;
+        self.batches.clear();
         self.failures = 0;
         self.tell(Order::Begin);
     }
 
     pub(super) fn deliver(&mut self, batch: Batch) {
-        self.queued += batch.records.len();
+        let records = batch.records.len();
+        if records > 0 {
+            let created_at = batch.records.iter().find_map(|record| match record {
+                SourceRecord::Event { event, .. } => Some(event.event.created_at),
+                SourceRecord::Undecodable { .. } => None,
+            });
+            self.batches.push_back(Queued { records, created_at });
+            self.queued += records;
+        }
         self.tell(Order::Batch(batch));
+    }
+
+    /// The worker has done so many records; it takes batches whole.
+    pub(super) fn has_done(&mut self, records: usize) {
+        self.queued = self.queued.saturating_sub(records);
+        let mut left = records;
+        while let Some(done) = self.batches.pop_front_if(|batch| batch.records <= left) {
+            left -= done.records;
+        }
+    }
+
+    /// When the writer made the oldest event that the worker has not done.
+    pub(super) fn oldest(&self) -> Option<DateTime<Utc>> {
+        self.batches.iter().find_map(|batch| batch.created_at)
     }
 
     fn tell(&self, order: Order) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use outbox_core::{
     error::chain,
     projection::Projection,
@@ -19,8 +19,9 @@ use tokio::{
 
 use super::{
     LostPosition, PartitionState, PartitionStatus, Projector, ProjectorError, ProjectorStatus, Settings, Turn,
+    lag::LagTurns,
     meters::Meters,
-    report::{Done, FromSeat, Report},
+    report::{Done, FromSeat, Last, Report},
     seat::{Phase, Seat},
     worker::Worker,
 };
@@ -31,15 +32,15 @@ pub(super) struct Seats {
     pub(super) reports: UnboundedReceiver<FromSeat>,
     for_reports: UnboundedSender<FromSeat>,
     projection: Arc<dyn Projection>,
-    settings: Settings,
-    taken: BTreeMap<Partition, Seat>,
+    pub(super) settings: Settings,
+    pub(super) taken: BTreeMap<Partition, Seat>,
     /// Of partitions that were taken away: resolves when the worker has ended.
     leaving: BTreeMap<Partition, oneshot::Receiver<()>>,
     workers: JoinSet<()>,
     next_seat: u64,
-    lag_at: Instant,
-    status: watch::Sender<ProjectorStatus>,
-    meters: Meters,
+    pub(super) lags: LagTurns,
+    pub(super) status: watch::Sender<ProjectorStatus>,
+    pub(super) meters: Meters,
 }
 
 impl Seats {
@@ -52,7 +53,7 @@ impl Seats {
             for_reports,
             meters: Meters::new(projection.name()),
             projection,
-            lag_at: Instant::now() + settings.lag_every,
+            lags: LagTurns::new(settings.lag_every),
             settings,
             taken: BTreeMap::new(),
             leaving: BTreeMap::new(),
@@ -63,8 +64,13 @@ impl Seats {
     }
 
     /// When there is something to do without anybody saying anything.
-    pub(super) fn due(&self) -> Instant {
-        self.taken.values().filter_map(Seat::due).chain([self.lag_at]).min().unwrap_or(self.lag_at)
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.taken.values().filter_map(Seat::due).min()
+    }
+
+    /// When the source is to be asked how much is to come.
+    pub(super) fn lag_at(&self) -> Instant {
+        self.lags.at
     }
 
     pub(super) async fn take(&mut self, turn: Turn) -> Result<(), ProjectorError> {
@@ -77,6 +83,10 @@ impl Seats {
         }
         match turn {
             Turn::Due => self.take_due().await,
+            Turn::Lag => {
+                self.look_at_lag().await;
+                Ok(())
+            }
             Turn::Report(said) => self.hear(said).await,
             Turn::Source(Err(error)) => self.source_failed(error),
             Turn::Source(Ok(event)) => {
@@ -118,6 +128,7 @@ impl Seats {
             status.state = PartitionState::Starting;
             status.error = None;
             status.lag = None;
+            status.waiting_since = None;
         });
         self.taken.insert(partition, Seat::new(self.next_seat, orders, stop, ended));
     }
@@ -137,7 +148,9 @@ impl Seats {
             return Ok(());
         };
         seat.deliver(batch);
-        if seat.queued >= 2 * self.settings.batch { self.pause(&partition).await } else { Ok(()) }
+        let (oldest, is_full) = (seat.oldest(), seat.queued >= 2 * self.settings.batch);
+        self.waits_since(&partition, oldest, None);
+        if is_full { self.pause(&partition).await } else { Ok(()) }
     }
 
     async fn hear(&mut self, said: FromSeat) -> Result<(), ProjectorError> {
@@ -224,14 +237,21 @@ impl Seats {
             status.position = position;
             status.error = None;
             status.paused_until = None;
+            // Known again when the source says so.
+            status.lag = None;
+            status.waiting_since = None;
         });
         self.resume(partition).await
     }
 
     async fn done(&mut self, partition: &Partition, done: Done) -> Result<(), ProjectorError> {
+        if let Some(seat) = self.taken.get_mut(partition) {
+            seat.has_done(done.records);
+            let oldest = seat.oldest();
+            self.waits_since(partition, oldest, done.last);
+        }
         self.count(partition, &done);
         let Some(seat) = self.taken.get_mut(partition) else { return Ok(()) };
-        seat.queued = seat.queued.saturating_sub(done.records);
         if let Some(position) = done.position {
             seat.reached(position);
         }
@@ -261,6 +281,19 @@ impl Seats {
         });
     }
 
+    /// `oldest` of what was received waits. Where that is nothing and there is more to come, it is about as old as the
+    /// `last` one that took effect. Nobody is woken: more news follows.
+    fn waits_since(&self, partition: &Partition, oldest: Option<DateTime<Utc>>, last: Option<Last>) {
+        self.status.send_if_modified(|status| {
+            if let Some(shown) = status.partitions.get_mut(partition) {
+                let more = shown.lag.is_some_and(|lag| lag > 0);
+                let about = last.map(|last| last.created_at).or(shown.waiting_since).filter(|_| more);
+                shown.waiting_since = oldest.or(about);
+            }
+            false
+        });
+    }
+
     async fn take_due(&mut self) -> Result<(), ProjectorError> {
         let now = Instant::now();
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
@@ -274,35 +307,7 @@ impl Seats {
                 self.commit(&partition).await?;
             }
         }
-        if self.lag_at <= now {
-            self.look_at_lag().await;
-        }
         Ok(())
-    }
-
-    async fn look_at_lag(&mut self) {
-        for (partition, seat) in
-            self.taken.iter().filter(|(_, seat)| matches!(seat.phase, Phase::Running | Phase::Held))
-        {
-            let lag = self.source.lag(partition, seat.position.as_ref()).await;
-            match lag {
-                Ok(lag) => {
-                    // What the worker has not done yet counts too, whatever the source thinks it has handed out.
-                    let lag = lag.map(|lag| lag.max(seat.queued as u64));
-                    self.status.send_if_modified(|status| {
-                        let shown = &mut status.partitions.entry(partition.clone()).or_default().lag;
-                        std::mem::replace(shown, lag) != lag
-                    });
-                }
-                Err(error) => {
-                    tracing::debug!(%partition, error = chain(&error), "the lag is not known at the moment");
-                    self.status.send_modify(|status| status.partitions.values_mut().for_each(|p| p.lag = None));
-                    break;
-                }
-            }
-        }
-        self.meters.lag(&self.status.borrow());
-        self.lag_at = Instant::now() + self.settings.lag_every;
     }
 
     async fn commit(&mut self, partition: &Partition) -> Result<(), ProjectorError> {
@@ -348,7 +353,9 @@ impl Seats {
                 status.error = None;
                 status.paused_until = None;
                 status.lag = None;
+                status.waiting_since = None;
             });
+            self.meters.lag(&self.status.borrow());
         }
     }
 

@@ -126,7 +126,11 @@ impl ProjectorBuilder {
         self
     }
 
-    /// How often the source is asked how many records are still to come. At least 10 ms, 5 s by default.
+    /// How often the source is asked how many records of a partition are still to come. At least 10 ms, 5 s by default.
+    ///
+    /// Partitions take turns, and nothing is delivered or committed while the source is asked: an answer may take a
+    /// second, and at most a tenth of the time goes into asking. So with many partitions and a slow broker it takes
+    /// longer until all have had their turn.
     #[must_use]
     pub fn lag_every(mut self, interval: Duration) -> Self {
         self.settings.lag_every = interval.max(Duration::from_millis(10));

@@ -37,13 +37,30 @@ impl ProjectorStatus {
         read().map(|p| p.lag).sum()
     }
 
-    /// How old the last applied event of a partition that lags is, at most: at least that long ago something happened
-    /// that does not show yet. Zero when nothing lags.
+    /// How old the oldest event is that has not taken effect, at least: the figure to alert on. Zero when nothing is left
+    /// in any partition that is read.
+    ///
+    /// It is exact for events that were received. What the source says to be left and has not delivered, as while an
+    /// operator pauses it, counts from when the source said so first. So the figure is right after a start and after a
+    /// quiet night too, and grows for as long as the read model's store is away.
+    ///
+    /// `None`: nothing is read, or nothing is known to wait and of some partition that is not known, see
+    /// [`PartitionStatus::lag`]. Alert on that too when it lasts.
     #[must_use]
-    pub fn age(&self) -> Duration {
-        let behind = self.partitions.values().filter(|p| p.lag.is_some_and(|lag| lag > 0));
-        let oldest = behind.filter_map(|p| p.last_created_at).min();
-        oldest.and_then(|oldest| (Utc::now() - oldest).to_std().ok()).unwrap_or_default()
+    pub fn age(&self) -> Option<Duration> {
+        let read = || self.partitions.values().filter(|p| p.state != PartitionState::Revoked);
+        let oldest = read().filter_map(|p| p.waiting_since).min();
+        match oldest {
+            // The writer's clock may be ahead.
+            Some(since) => Some((Utc::now() - since).to_std().unwrap_or_default()),
+            None => (self.lag()? == 0).then_some(Duration::ZERO),
+        }
+    }
+
+    /// Whether there is no partition to read, as in a process that stands by.
+    #[cfg(feature = "metrics")]
+    pub(super) fn reads_nothing(&self) -> bool {
+        self.partitions.values().all(|p| p.state == PartitionState::Revoked)
     }
 
     /// Why something does not move on, one reason of possibly many; `None` when everything does.
@@ -80,8 +97,12 @@ pub struct PartitionStatus {
     /// When the writer made that event.
     pub last_created_at: Option<DateTime<Utc>>,
     /// How many records were still to come when the source was last asked, see
-    /// [`ProjectorBuilder::lag_every`](crate::ProjectorBuilder::lag_every); `None`: not known.
+    /// [`ProjectorBuilder::lag_every`](crate::ProjectorBuilder::lag_every); `None`: not known, because the source was
+    /// not asked yet, cannot tell, failed, or did not answer within a second.
     pub lag: Option<u64>,
+    /// Since when something waits that has not taken effect: when the writer made the oldest event that was received, or
+    /// else, when the source said that something is left. `None`: nothing is known to wait.
+    pub waiting_since: Option<DateTime<Utc>>,
     /// Why the partition does not move on, with all causes; `None` while it does.
     pub error: Option<String>,
     /// When what failed is tried again.

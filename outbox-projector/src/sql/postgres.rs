@@ -76,6 +76,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/postgres/0003_inbox.sql"),
     include_str!("migrations/postgres/0004_generations.sql"),
     include_str!("migrations/postgres/0005_previous_watermark.sql"),
+    include_str!("migrations/postgres/0006_rebuilds.sql"),
 ];
 
 fn migrations(schema: &SchemaName) -> impl Iterator<Item = (usize, String)> {

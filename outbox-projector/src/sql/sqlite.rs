@@ -59,6 +59,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/sqlite/0003_inbox.sql"),
     include_str!("migrations/sqlite/0004_generations.sql"),
     include_str!("migrations/sqlite/0005_previous_watermark.sql"),
+    include_str!("migrations/sqlite/0006_rebuilds.sql"),
 ];
 
 const MIGRATION_TABLE: &str = "\

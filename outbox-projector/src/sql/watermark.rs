@@ -109,6 +109,11 @@ impl Watermarks {
         self.0.get(place).is_some_and(|mark| mark.last.is_none_or(|last| sequence.get() as i64 > last))
     }
 
+    /// Whether this is the sequence where the series stands.
+    pub(super) fn is_last(&self, place: usize, sequence: Sequence) -> bool {
+        self.0.get(place).is_some_and(|mark| mark.last == Some(sequence.get() as i64))
+    }
+
     /// Whether an event with this sequence is news; its series then stands there.
     pub(super) fn pass(&mut self, place: usize, sequence: Sequence) -> bool {
         let news = self.is_news(place, sequence);

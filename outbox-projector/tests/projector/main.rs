@@ -5,6 +5,7 @@ mod dead_letters;
 mod external;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod inbox;
+mod rebuild;
 mod runner;
 mod sharing_lanes;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

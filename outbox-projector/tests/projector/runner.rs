@@ -1,5 +1,9 @@
 //! What the runner does with a projection in memory.
 
+mod lag;
+mod outage;
+mod scripted;
+
 use std::{
     sync::{
         Arc,

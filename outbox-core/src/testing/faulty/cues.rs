@@ -15,6 +15,8 @@ struct Cue<O, K> {
 /// Whether a call that fails had its effect.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum When {
+    /// It had none, and no answer ever comes.
+    Never,
     /// It had none.
     Before,
     /// It had, and only the answer is lost.
@@ -52,6 +54,7 @@ impl<O: Copy + PartialEq, K: Copy> Cues<O, K> {
     ) -> Result<T, E> {
         match self.take(operation) {
             None => call.await,
+            Some((_, When::Never)) => std::future::pending().await,
             Some((kind, When::Before)) => Err(error(kind)),
             Some((kind, When::After)) => {
                 let _lost = call.await?;

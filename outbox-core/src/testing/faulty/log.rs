@@ -78,6 +78,11 @@ impl<L> FaultyLog<L> {
         self.reads.add(operation, times, kind, When::After);
     }
 
+    /// The next `times` calls of `operation` have no effect and no answer ever comes, as from a server that froze.
+    pub fn hang_next(&self, operation: LogOperation, times: usize) {
+        self.reads.add(operation, times, LogErrorKind::Unavailable, When::Never);
+    }
+
     /// The next `times` appends fail with this kind and add nothing.
     pub fn fail_append(&self, times: usize, kind: AppendErrorKind) {
         self.appends.add((), times, kind, When::Before);

@@ -1,5 +1,6 @@
 //! Read models in SQL that can be rebuilt beside the one in use.
 
+mod claim;
 mod model;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -7,13 +8,17 @@ mod postgres;
 mod sqlite;
 mod store;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 pub use model::SqlReadModel;
 use outbox_core::projection::Projection;
 use sqlx::{Pool, Transaction};
 pub(super) use store::GenerationStore;
+use uuid::Uuid;
 
 use super::{InvalidName, ProjectionName, SqlDatabase, SqlProjection, availability::is_unavailable};
 use crate::rebuild::{Generation, Generations, RebuildError, RebuildErrorKind, Stage, State};
@@ -23,11 +28,16 @@ use crate::rebuild::{Generation, Generations, RebuildError, RebuildErrorKind, St
 /// Which generation is live stands in `projector_generation`. A swap and what the read model does for it are one
 /// transaction, which also takes the old generation's positions away: a runner that still works on it has a conflict
 /// with its next step, and learns that it is retired.
+///
+/// Who rebuilds stands in `projector_rebuild`, with an end by the database's clock. A swap, and what is dropped, look there
+/// in their own transaction, so that a rebuild that lost its claim, as a process that was frozen, changes nothing.
 pub struct SqlGenerations<DB: SqlDatabase> {
     pool: Pool<DB>,
     name: ProjectionName,
     model: Arc<dyn SqlReadModel<DB>>,
     tables: Arc<DB::Tables>,
+    /// The rebuild that claimed the read model through this value.
+    claimed: Mutex<Option<Uuid>>,
 }
 
 const BUILDING: &str = "building";
@@ -43,7 +53,7 @@ impl<DB: SqlDatabase> SqlGenerations<DB> {
     pub fn new(pool: Pool<DB>, name: ProjectionName, model: impl SqlReadModel<DB>) -> Result<Self, InvalidName> {
         let longest = Generation::new(u32::MAX).unwrap_or(Generation::FIRST).name(name.as_str());
         ProjectionName::parse(longest)?;
-        Ok(Self { pool, name, model: Arc::new(model), tables: Arc::default() })
+        Ok(Self { pool, name, model: Arc::new(model), tables: Arc::default(), claimed: Mutex::default() })
     }
 
     #[cfg(feature = "postgres")]
@@ -101,6 +111,14 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
         Ok(stages.into_iter().filter(|(g, stage)| *g < generation && stage == RETIRED).map(|(g, _)| g).collect())
     }
 
+    async fn claim(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+        self.write_claim(rebuild, lease).await
+    }
+
+    async fn release(&self, rebuild: Uuid) -> Result<(), RebuildError> {
+        self.delete_claim(rebuild).await
+    }
+
     async fn prepare(&self, generation: Generation) -> Result<(), RebuildError> {
         let mut tx = self.begin().await?;
         let stages = self.stages(&mut tx).await?;
@@ -134,6 +152,7 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
 
     async fn swap(&self, to: Generation) -> Result<(), RebuildError> {
         let mut tx = self.begin().await?;
+        self.check_claim(&mut tx).await?;
         let stages = self.stages(&mut tx).await?;
         if stages.iter().any(|(known, stage)| *known == to && stage == LIVE) {
             return Ok(());
@@ -159,6 +178,7 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
 
     async fn discard(&self, generation: Generation) -> Result<(), RebuildError> {
         let mut tx = self.begin().await?;
+        self.check_claim(&mut tx).await?;
         let stages = self.stages(&mut tx).await?;
         if !stages.iter().any(|(known, stage)| *known == generation && [RETIRED, BUILDING].contains(&stage.as_str())) {
             return Ok(());

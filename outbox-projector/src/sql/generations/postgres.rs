@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 
@@ -92,6 +94,43 @@ impl GenerationStore for Postgres {
              WHERE projection = $1 AND stage IN ('retired', 'dropped'))",
         );
         sqlx::query_scalar(AssertSqlSafe(sql)).bind(projection).fetch_one(pool).await
+    }
+
+    async fn claim_rebuild(
+        tables: &PostgresTables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        holder: &str,
+        lease: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        // Not now(): the transaction may have waited for its turn.
+        let sql = tables.within_schema(
+            "INSERT INTO {schema}.projector_rebuild AS held (read_model, holder, held_until) \
+             VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3)) \
+             ON CONFLICT (read_model) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until \
+             WHERE held.holder = excluded.holder OR held.held_until <= clock_timestamp()",
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(read_model).bind(holder).bind(lease.as_secs_f64());
+        Ok(query.execute(&mut **tx).await?.rows_affected() > 0)
+    }
+
+    async fn rebuild_holder(
+        tables: &PostgresTables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let sql = tables.within_schema("SELECT holder FROM {schema}.projector_rebuild WHERE read_model = $1");
+        sqlx::query_scalar(AssertSqlSafe(sql)).bind(read_model).fetch_optional(&mut **tx).await
+    }
+
+    async fn release_rebuild(
+        tables: &PostgresTables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        holder: &str,
+    ) -> Result<(), sqlx::Error> {
+        let sql = tables.within_schema("DELETE FROM {schema}.projector_rebuild WHERE read_model = $1 AND holder = $2");
+        sqlx::query(AssertSqlSafe(sql)).bind(read_model).bind(holder).execute(&mut **tx).await.map(drop)
     }
 
     async fn run_script(tx: &mut Transaction<'_, Self>, sql: String) -> Result<(), sqlx::Error> {

@@ -1,8 +1,13 @@
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Sqlite, SqlitePool, Transaction};
 
 use super::GenerationStore;
 use crate::sql::SqliteTables;
+
+/// In milliseconds since 1970.
+const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
 
 #[async_trait]
 impl GenerationStore for Sqlite {
@@ -66,6 +71,42 @@ impl GenerationStore for Sqlite {
         let sql = "SELECT EXISTS (SELECT 1 FROM projector_generation \
                    WHERE projection = $1 AND stage IN ('retired', 'dropped'))";
         sqlx::query_scalar(sql).bind(projection).fetch_one(pool).await
+    }
+
+    async fn claim_rebuild(
+        _: &SqliteTables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        holder: &str,
+        lease: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        let sql = format!(
+            "INSERT INTO projector_rebuild (read_model, holder, held_until) VALUES ($1, $2, {NOW} + $3) \
+             ON CONFLICT (read_model) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until \
+             WHERE projector_rebuild.holder = excluded.holder OR projector_rebuild.held_until <= {NOW}"
+        );
+        let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2);
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(read_model).bind(holder).bind(lease);
+        Ok(query.execute(&mut **tx).await?.rows_affected() > 0)
+    }
+
+    async fn rebuild_holder(
+        _: &SqliteTables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let sql = "SELECT holder FROM projector_rebuild WHERE read_model = $1";
+        sqlx::query_scalar(sql).bind(read_model).fetch_optional(&mut **tx).await
+    }
+
+    async fn release_rebuild(
+        _: &SqliteTables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        holder: &str,
+    ) -> Result<(), sqlx::Error> {
+        let sql = "DELETE FROM projector_rebuild WHERE read_model = $1 AND holder = $2";
+        sqlx::query(sql).bind(read_model).bind(holder).execute(&mut **tx).await.map(drop)
     }
 
     async fn run_script(tx: &mut Transaction<'_, Self>, sql: String) -> Result<(), sqlx::Error> {

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::{Pool, Transaction};
 
@@ -53,6 +55,30 @@ pub trait GenerationStore: Store {
 
     /// Whether a projection belongs to a generation that is not to be written any more.
     async fn is_retired(tables: &Self::Tables, pool: &Pool<Self>, projection: &str) -> Result<bool, sqlx::Error>;
+
+    /// Keeps a rebuild's claim for so long from now on, by the database's clock. `false`: another has it.
+    async fn claim_rebuild(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        holder: &str,
+        lease: Duration,
+    ) -> Result<bool, sqlx::Error>;
+
+    /// Who claimed a read model last and did not release it.
+    async fn rebuild_holder(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+    ) -> Result<Option<String>, sqlx::Error>;
+
+    /// Takes a rebuild's claim away.
+    async fn release_rebuild(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        holder: &str,
+    ) -> Result<(), sqlx::Error>;
 
     /// Runs the application's statements.
     async fn run_script(tx: &mut Transaction<'_, Self>, sql: String) -> Result<(), sqlx::Error>;

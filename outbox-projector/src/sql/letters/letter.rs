@@ -40,7 +40,7 @@ pub struct KeptLetter {
     /// When it was given up.
     pub at: DateTime<Utc>,
     /// Whether key, body and headers are here too. Where the projector stores dead letters elsewhere, only their ids are
-    /// here.
+    /// here, and a replay has to be given the rest: [`Replay::from_topic`](super::Replay::from_topic).
     pub is_whole: bool,
 }
 
@@ -79,6 +79,14 @@ impl Form {
 
     pub(super) fn parse(text: &str) -> Self {
         [Self::Record, Self::Event].into_iter().find(|form| form.as_str() == text).unwrap_or(Self::Elsewhere)
+    }
+}
+
+impl KeptLetter {
+    /// Takes its place among the events of its key, which is returned.
+    pub(super) fn file_under(&mut self, received: &ReceivedEvent) -> &Series {
+        self.sequence = received.origin.map(|origin| origin.sequence);
+        self.series.insert(Series::of_received(received))
     }
 }
 

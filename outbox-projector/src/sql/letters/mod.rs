@@ -1,22 +1,27 @@
 //! Dead letters in the projection's own database.
 
+mod bodies;
 mod headers;
 mod letter;
+mod plan;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod replay;
+mod report;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod statements;
 mod store;
 mod trial;
+mod unit;
 
 use outbox_core::projection::{DeadLetterCause, ProjectionError};
 use uuid::Uuid;
 
 pub(super) use letter::NewLetter;
 pub use letter::{KeptLetter, KeptRecord};
-pub use replay::{Replay, ReplayReport, ReplayedKey};
+pub use replay::Replay;
+pub use report::{ReplayReport, ReplayedKey};
 pub(super) use store::LetterStore;
 
 use super::{
@@ -27,7 +32,7 @@ use super::{
 /// What becomes of later events of a key that has a dead letter.
 ///
 /// A record that could not be decoded has no key, and an event without a sequence has no place among others: neither
-/// holds anything back nor is held back.
+/// holds anything back nor is held back. Once a replay can decode such a record, it is a letter of its key like others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockedKeys {
     /// They have their effect. The letter has its effect late, when it is replayed: for read models that do not mind, such
@@ -66,7 +71,7 @@ pub struct LetterFilter {
 /// Letters are kept by a projection that was built with
 /// [`SqlProjectionBuilder::dead_letters`](super::SqlProjectionBuilder::dead_letters), in the transaction of the step that
 /// passes over them. Where they are stored elsewhere, as in a topic, their ids are kept here all the same: that is what
-/// lets each of them have its effect once, see [`SqlDeadLetters::replay_event`].
+/// lets each of them have its effect once, see [`Replay::from_topic`].
 ///
 /// # Duplicates
 /// An event that is a dead letter counts as seen: when it comes again it is dropped, and its letter stays. Only the
@@ -146,7 +151,7 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
     async fn discard_series(&self, series: &Series) -> Result<Vec<KeptLetter>, ProjectionError> {
         let SqlProjection { tables, pool, name, .. } = self.projection;
         let mut tx = begin::<DB>(pool).await?;
-        self.lock_series(&mut tx, Some(series)).await?;
+        self.lock_series(&mut tx, series).await?;
         let removed = DB::remove_series(tables, &mut tx, name.as_str(), series).await.map_err(store_error::<DB>)?;
         tx.commit().await.map_err(store_error::<DB>)?;
         Ok(removed)
@@ -156,23 +161,21 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         let SqlProjection { tables, pool, name, .. } = self.projection;
         let Some((letter, _)) = self.get(id).await? else { return Ok(None) };
         let mut tx = begin::<DB>(pool).await?;
-        self.lock_series(&mut tx, letter.series.as_ref()).await?;
+        if let Some(series) = &letter.series {
+            self.lock_series(&mut tx, series).await?;
+        }
         let removed = DB::remove_letters(tables, &mut tx, name.as_str(), &[letter.number]).await;
         let removed = removed.map_err(store_error::<DB>)?;
         tx.commit().await.map_err(store_error::<DB>)?;
         Ok((removed > 0).then_some(letter))
     }
 
-    /// The watermark of a key, and how far it is, which nobody else changes until the transaction ends.
-    async fn lock_series(
-        &self,
-        tx: &mut sqlx::Transaction<'_, DB>,
-        series: Option<&Series>,
-    ) -> Result<Option<i64>, ProjectionError> {
+    /// Nobody else changes the watermark of a key, if it has one, until the transaction ends.
+    async fn lock_series(&self, tx: &mut sqlx::Transaction<'_, DB>, series: &Series) -> Result<(), ProjectionError> {
         let SqlProjection { tables, name, versioned, .. } = self.projection;
-        match series {
-            Some(series) if !versioned => DB::lock(tables, tx, name.as_str(), series).await.map_err(store_error::<DB>),
-            _ => Ok(None),
+        if !versioned {
+            DB::lock(tables, tx, name.as_str(), series).await.map_err(store_error::<DB>)?;
         }
+        Ok(())
     }
 }

@@ -167,26 +167,40 @@ macro_rules! letter_statements {
                 Ok(ids.into_iter().map(Uuid::from).collect())
             }
 
-            async fn record_failure(
+            async fn file_letter(
                 tables: &Tables,
-                pool: &Pool<Self>,
+                tx: &mut Transaction<'_, Self>,
                 projection: &str,
                 letter: &KeptLetter,
             ) -> Result<(), sqlx::Error> {
                 let sql = format!(
-                    "UPDATE {} SET attempts = attempts + 1, reason = $3, log_id = $4, aggregate_type = $5, \
-                     ordering_key = $6, sequence = $7 WHERE projection = $1 AND number = $2",
+                    "UPDATE {} SET log_id = $3, aggregate_type = $4, ordering_key = $5, sequence = $6 \
+                     WHERE projection = $1 AND number = $2 AND log_id IS NULL",
                     $table(tables)
                 );
                 let series = letter.series.as_ref();
                 let query = sqlx::query(AssertSqlSafe(sql))
                     .bind(projection)
                     .bind(letter.number)
-                    .bind(storable(&letter.reason))
                     .bind(series.map(|s| <$uuid>::from(s.log.0)))
                     .bind(series.map(|s| s.aggregate_type.as_str()))
                     .bind(series.map(|s| s.ordering_key.as_str()))
                     .bind(letter.sequence.map(|sequence| sequence.get() as i64));
+                query.execute(&mut **tx).await.map(drop)
+            }
+
+            async fn record_failure(
+                tables: &Tables,
+                pool: &Pool<Self>,
+                projection: &str,
+                number: i64,
+                reason: &str,
+            ) -> Result<(), sqlx::Error> {
+                let sql = format!(
+                    "UPDATE {} SET attempts = attempts + 1, reason = $3 WHERE projection = $1 AND number = $2",
+                    $table(tables)
+                );
+                let query = sqlx::query(AssertSqlSafe(sql)).bind(projection).bind(number).bind(storable(reason));
                 query.execute(pool).await.map(drop)
             }
 

@@ -91,12 +91,21 @@ pub trait LetterStore: Store {
         projection: &str,
     ) -> Result<Vec<Uuid>, sqlx::Error>;
 
-    /// One more attempt that failed, and what is known of the letter by now.
+    /// Files a letter that belonged to no series under the one that it has by now.
+    async fn file_letter(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        letter: &KeptLetter,
+    ) -> Result<(), sqlx::Error>;
+
+    /// One more attempt that failed.
     async fn record_failure(
         tables: &Self::Tables,
         pool: &Pool<Self>,
         projection: &str,
-        letter: &KeptLetter,
+        number: i64,
+        reason: &str,
     ) -> Result<(), sqlx::Error>;
 
     /// How many were there.

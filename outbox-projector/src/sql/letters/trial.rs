@@ -2,27 +2,22 @@
 
 use outbox_core::{
     event::ReceivedEvent,
-    profile::Decoder,
-    projection::{Applied, DeadLetterCause, ProjectionError},
+    projection::{Applied, ProjectionError},
 };
 use sqlx::Transaction;
-use uuid::Uuid;
 
-use super::{KeptLetter, KeptRecord, SqlDeadLetters};
+use super::{
+    BlockedKeys, KeptLetter, SqlDeadLetters,
+    bodies::{Bodies, NoEvent},
+    plan::Unit,
+    store::Stored,
+};
 use crate::sql::{
-    Series, SqlDatabase, SqlProjection,
+    SqlDatabase, SqlProjection,
     projection::store_error,
     step::{after_handler, conflict},
     watermark::Watermarks,
 };
-
-/// What is replayed by itself.
-pub(super) enum Unit {
-    /// The letters of a key, in order.
-    Key(Series),
-    /// One letter; with `in_order` only once its key has no earlier one.
-    One { id: Uuid, series: Option<Series>, in_order: bool },
-}
 
 /// What a unit has to offer next.
 pub(super) enum Next {
@@ -30,17 +25,15 @@ pub(super) enum Next {
     Nothing,
     /// A letter that has to wait for an earlier one of its key.
     TooEarly,
-    /// A letter that cannot be read, and why.
-    Unreadable(Box<KeptLetter>, String),
+    /// A letter that there is no event of, and why.
+    WithoutEvent(Box<KeptLetter>, NoEvent),
     Letters(Trial),
 }
 
 /// Letters whose key is locked, in order.
-pub(super) struct Trial {
-    pub(super) letters: Vec<(KeptLetter, ReceivedEvent)>,
-    /// Where the watermark of the key stands.
-    pub(super) last: Option<i64>,
-}
+pub(super) struct Trial(pub(super) Vec<(KeptLetter, ReceivedEvent)>);
+
+pub(super) const TOO_EARLY: &str = "an earlier event of its key is a dead letter: replay that first, or the whole key";
 
 impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
     /// At most `limit` letters of the unit. The key is locked before its letters, as a step does.
@@ -49,60 +42,65 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         tx: &mut Transaction<'_, DB>,
         unit: &Unit,
         limit: u32,
-        decoder: &dyn Decoder,
+        bodies: &Bodies<'_>,
     ) -> Result<Next, ProjectionError> {
         let SqlProjection { tables, name, .. } = self.projection;
-        let (id, known, in_order) = match unit {
-            Unit::Key(series) => {
-                let last = self.lock_series(tx, Some(series)).await?;
-                let found = DB::first_letters(tables, tx, name.as_str(), series, limit).await;
-                return Ok(Trial::of(found.map_err(store_error::<DB>)?, last, decoder));
-            }
-            Unit::One { id, series, in_order } => (*id, series.as_ref(), *in_order),
+        self.lock_series(tx, &unit.series).await?;
+        let Some(id) = unit.only else {
+            let found = DB::first_letters(tables, tx, name.as_str(), &unit.series, limit).await;
+            return Ok(Trial::of(found.map_err(store_error::<DB>)?, bodies));
         };
-        let mut last = self.lock_series(tx, known).await?;
         let found = DB::lock_letter(tables, tx, name.as_str(), id).await.map_err(store_error::<DB>)?;
-        let next = Trial::of(found.into_iter().collect(), None, decoder);
-        let Next::Letters(trial) = next else { return Ok(next) };
-        let Some((letter, _)) = trial.letters.first() else { return Ok(Next::Nothing) };
-        if known.is_none() {
-            last = self.lock_series(tx, letter.series.as_ref()).await?;
+        if let Some((letter, _)) = &found
+            && self.is_too_early(tx, letter).await?
+        {
+            return Ok(Next::TooEarly);
         }
-        if let (true, Some(series), Some(sequence)) = (in_order, &letter.series, letter.sequence) {
-            let earlier = DB::has_earlier(tables, tx, name.as_str(), series, sequence.get() as i64).await;
-            if earlier.map_err(store_error::<DB>)? {
-                return Ok(Next::TooEarly);
-            }
-        }
-        Ok(Next::Letters(Trial { last, ..trial }))
+        Ok(Trial::of(found.into_iter().collect(), bodies))
+    }
+
+    /// Whether the order of its key forbids to apply this letter by itself.
+    pub(super) async fn is_too_early(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        letter: &KeptLetter,
+    ) -> Result<bool, ProjectionError> {
+        let SqlProjection { tables, name, letters: blocked_keys, .. } = self.projection;
+        let (Some(BlockedKeys::Hold), Some(series), Some(sequence)) = (blocked_keys, &letter.series, letter.sequence)
+        else {
+            return Ok(false);
+        };
+        let earlier = DB::has_earlier(tables, tx, name.as_str(), series, sequence.get() as i64).await;
+        earlier.map_err(store_error::<DB>)
     }
 
     /// Makes the effect of the letters, each once, and removes them.
     pub(super) async fn carry_out(
         &self,
         tx: &mut Transaction<'_, DB>,
-        trial: &Trial,
+        Trial(letters): &Trial,
     ) -> Result<Applied, ProjectionError> {
-        let Trial { letters, last } = trial;
         let SqlProjection { tables, name, versioned, .. } = self.projection;
+        let (mut watermarks, places) = Watermarks::of(letters.iter().map(|(_, received)| received));
+        if !versioned && !watermarks.is_empty() {
+            // Also locks a key that had no watermark yet, before anything is told from where it stands.
+            let raised = DB::raise(tables, tx, name.as_str(), &mut watermarks).await;
+            raised.map_err(store_error::<DB>)?;
+        }
         // The row of such a letter does not say whether its event came again, in another letter or later on.
         let foreign = letters.iter().filter(|(letter, received)| letter.id != received.event.id);
         let mut unseen = self.projection.not_seen(tx, foreign.map(|(_, received)| received.event.id).collect()).await?;
         let fresh: Vec<&ReceivedEvent> = letters
             .iter()
-            .filter(|(letter, received)| {
-                let known = letter.id == received.event.id || unseen.remove(&received.event.id);
-                known && (letter.id == received.event.id || !is_last(*last, received))
+            .zip(places)
+            .filter(|((letter, received), place)| {
+                let stands = |place| received.origin.is_some_and(|origin| watermarks.is_last(place, origin.sequence));
+                letter.id == received.event.id || unseen.remove(&received.event.id) && !place.is_some_and(stands)
             })
-            .map(|(_, received)| received)
+            .map(|((_, received), _)| received)
             .collect();
         let ids = letters.iter().map(|(_, received)| received.event.id);
         let applied = self.projection.handle_all(tx, &fresh, ids).await?;
-        if !versioned {
-            let (mut watermarks, _) = Watermarks::of(letters.iter().map(|(_, received)| received));
-            let raised = DB::raise(tables, tx, name.as_str(), &mut watermarks).await;
-            raised.map_err(after_handler::<DB>)?;
-        }
         let numbers: Vec<i64> = letters.iter().map(|(letter, _)| letter.number).collect();
         let removed = DB::remove_letters(tables, tx, name.as_str(), &numbers).await.map_err(after_handler::<DB>)?;
         if removed != numbers.len() as u64 {
@@ -113,38 +111,17 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
     }
 }
 
-fn is_last(last: Option<i64>, received: &ReceivedEvent) -> bool {
-    received.origin.is_some_and(|origin| last == Some(origin.sequence.get() as i64))
-}
-
 impl Trial {
-    /// The letters up to the first that cannot be read.
-    fn of(found: Vec<(KeptLetter, Option<KeptRecord>)>, last: Option<i64>, decoder: &dyn Decoder) -> Next {
+    /// The letters up to the first that there is no event of.
+    fn of(found: Vec<Stored>, bodies: &Bodies<'_>) -> Next {
         let mut letters = Vec::with_capacity(found.len());
-        for (mut letter, record) in found {
-            match read(&letter, record.as_ref(), decoder) {
-                Ok(received) => {
-                    if letter.series.is_none() {
-                        letter.series = Some(Series::of_received(&received));
-                        letter.sequence = received.origin.map(|origin| origin.sequence);
-                    }
-                    letters.push((letter, received));
-                }
-                Err(reason) if letters.is_empty() => return Next::Unreadable(Box::new(letter), reason),
+        for (letter, record) in found {
+            match bodies.read(&letter, record.as_ref()) {
+                Ok(received) => letters.push((letter, received)),
+                Err(why) if letters.is_empty() => return Next::WithoutEvent(Box::new(letter), why),
                 Err(_) => break,
             }
         }
-        if letters.is_empty() { Next::Nothing } else { Next::Letters(Self { letters, last }) }
+        if letters.is_empty() { Next::Nothing } else { Next::Letters(Self(letters)) }
     }
-}
-
-fn read(letter: &KeptLetter, record: Option<&KeptRecord>, decoder: &dyn Decoder) -> Result<ReceivedEvent, String> {
-    let Some(record) = record else {
-        return Err("its body is not kept here: read it where it is, and replay it from there".to_owned());
-    };
-    let received = record.decode(decoder).map_err(|why| format!("it cannot be decoded: {why}"))?;
-    if letter.cause != DeadLetterCause::Undecodable && letter.id != received.event.id {
-        return Err("it decodes to another event: give the decoder that its source has".to_owned());
-    }
-    Ok(received)
 }

@@ -1,5 +1,10 @@
 //! What a versioned projection makes of a store that takes not everything, or not at once.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use outbox_core::{
     error::chain,
     event::{NewEvent, ReceivedEvent},
@@ -7,7 +12,7 @@ use outbox_core::{
     source::{Partition, SourcePosition},
     testing::Sequencer,
 };
-use outbox_projector::external::{StoreErrorKind, VersionedProjection, VersionedProjectionBuilder};
+use outbox_projector::external::{MemoryDocuments, StoreErrorKind, VersionedProjection, VersionedProjectionBuilder};
 use serde_json::json;
 
 use super::{change, faulty::Faulty, number};
@@ -118,6 +123,76 @@ async fn a_refused_document_rejects_its_event_and_no_other() {
         assert_eq!(store.documents.get(&format!("Suite/{id}")).as_deref().and_then(number), Some(7), "{id}");
     }
     assert_eq!(store.documents.version("Suite/c"), None);
+}
+
+/// A store that refuses numbers from 100 on, until it is mended.
+fn refusing() -> (Faulty, Arc<AtomicBool>) {
+    let mended = Arc::new(AtomicBool::new(false));
+    let mut store = Faulty::new();
+    store.documents = MemoryDocuments::default().with_rule({
+        let mended = mended.clone();
+        move |document| {
+            let refused = number(document).is_none_or(|number| number >= 100) && !mended.load(Ordering::SeqCst);
+            if refused { Err("it is too high".to_owned()) } else { Ok(()) }
+        }
+    });
+    (store, mended)
+}
+
+#[tokio::test]
+async fn however_many_documents_of_a_step_are_refused_each_is_sent_once() {
+    let ((store, _), log) = (refusing(), Sequencer::default());
+    let projection = projection(&store).build();
+    let known = [log.receive(counted("known", 1))];
+    apply(&projection, &known).await.expect("applied");
+    assert_eq!(store.requests(), ids(&[&["known"]]));
+
+    let mut events = known.to_vec();
+    events.extend(
+        [("a", 1), ("b", 2), ("b", 102), ("c", 103), ("d", 4), ("e", 105)].map(|(key, n)| log.receive(counted(key, n))),
+    );
+    for (index, requests) in [(3, ids(&[&["known", "a", "b", "c", "d", "e"]])), (3, ids(&[&["b"]])), (4, ids(&[]))] {
+        let error = apply(&projection, &events).await.expect_err("refused");
+        assert_eq!((error.kind(), error.event()), (ProjectionErrorKind::Rejected, Some(index)));
+        assert!(error.to_string().contains("it is too high"), "{error}");
+        assert_eq!(store.requests(), requests, "without the event that was refused, its older change counts");
+        events.remove(index);
+    }
+    let applied = apply(&projection, &events).await.expect("applied");
+    assert_eq!((applied.applied, applied.duplicates), (3, 1), "counted as if it had gone well at once");
+    assert_eq!(store.requests(), ids(&[]));
+    let numbers =
+        ["a", "b", "c", "d", "e"].map(|key| store.documents.get(&format!("Suite/{key}")).as_deref().and_then(number));
+    assert_eq!(numbers, [Some(1), Some(2), None, Some(4), None]);
+    apply(&projection, &events).await.expect("applied");
+    assert_eq!(store.requests(), ids(&[&["known", "a", "b", "d"]]), "of a step that went well nothing is remembered");
+}
+
+#[tokio::test]
+async fn a_refused_document_whose_event_is_not_given_up_is_sent_again() {
+    let ((store, mended), log) = (refusing(), Sequencer::default());
+    let projection = projection(&store).build();
+    let events = [("a", 101), ("b", 2), ("c", 103)].map(|(key, n)| log.receive(counted(key, n)));
+    for _ in 0..2 {
+        let error = apply(&projection, &events).await.expect_err("refused");
+        assert_eq!(error.event(), Some(0));
+        assert_eq!(store.requests(), ids(&[&["a", "b", "c"]]));
+    }
+    mended.store(true, Ordering::SeqCst);
+    let applied = apply(&projection, &events).await.expect("applied");
+    assert_eq!((applied.applied, applied.duplicates), (3, 0));
+}
+
+#[tokio::test]
+async fn what_was_refused_in_a_step_says_nothing_of_another() {
+    let ((store, mended), log) = (refusing(), Sequencer::default());
+    let projection = projection(&store).build();
+    let events = [("a", 101), ("b", 102)].map(|(key, n)| log.receive(counted(key, n)));
+    apply(&projection, &events).await.expect_err("refused");
+    mended.store(true, Ordering::SeqCst);
+    let (partition, to) = (Partition::new("p"), SourcePosition::from_text("2"));
+    let applied = projection.apply(Step::new(&partition, None, &to, &events[1..])).await.expect("applied");
+    assert_eq!((applied.applied, store.documents.len()), (1, 1));
 }
 
 #[tokio::test]

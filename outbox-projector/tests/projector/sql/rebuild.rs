@@ -1,5 +1,7 @@
 //! A read model that is built anew beside the one in use.
 
+mod claims;
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},

@@ -2,6 +2,7 @@
 
 mod conformance;
 mod discarding;
+mod elsewhere;
 mod holding;
 #[cfg(feature = "postgres")]
 mod on_postgres;

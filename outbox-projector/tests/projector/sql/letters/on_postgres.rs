@@ -1,17 +1,20 @@
 //! What PostgreSQL alone can do: transactions side by side, constraints that are checked at the end, another version.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use outbox_core::{
     projection::{Projection, ProjectionErrorKind},
     source::Partition,
     testing::Sequencer,
 };
-use outbox_projector::sql::{BlockedKeys, Letters};
+use outbox_projector::sql::{BlockedKeys, Letters, Replay};
 use sqlx::Postgres;
 use test_services::PostgresVersion;
 
-use super::{counts, keeping, list, rejected, replay, step};
+use super::{
+    counts, keeping, list, rejected, replay, step,
+    undecodable::{Either, undecodable},
+};
 use crate::{
     sql::{
         Database, ReadModel, database,
@@ -73,6 +76,29 @@ async fn a_step_of_a_versioned_projection_waits_for_the_letters_themselves() {
     let applied = within("the step ends", stepping).await.expect("no panic").expect("apply");
     assert_eq!((applied.applied, applied.held), (1, 0), "the key is free");
     assert_eq!(database.model().await, Model::of(&events));
+    database.tear_down().await;
+}
+
+/// Nothing of its key has had an effect yet, so there is no watermark to lock at first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_again_while_its_letter_is_replayed_has_one_effect() {
+    let database = database::fresh::<Postgres>().await;
+    let event = received(&Sequencer::default(), "a", 1);
+    let handler = ReadModel::with(1, Trouble::Stall);
+    let operator = keeping(&database, BlockedKeys::Pass, &handler);
+    step(&operator, "1", &[], &[undecodable(&event, 1)]).await.expect("apply");
+    let all = Replay::of(Letters::All).decoder(Arc::new(Either));
+    let replaying = tokio::spawn(async move { operator.dead_letters().replay(&all).await.expect("replay") });
+    within("the replay is in the middle of the letter", handler.script.stalled.notified()).await;
+    let projector = keeping(&database, BlockedKeys::Pass, &ReadModel::default());
+    let again = event.clone();
+    let stepping = tokio::spawn(async move { step(&projector, "2", &[again], &[]).await });
+    until_somebody_waits_for_a_lock(&database).await;
+    handler.script.go_on.notify_one();
+    assert_eq!(counts(&within("the replay ends", replaying).await.expect("no panic")), (1, 0));
+    let applied = within("the step ends", stepping).await.expect("no panic").expect("apply");
+    assert_eq!((applied.applied, applied.duplicates), (0, 1));
+    assert_eq!(database.model().await.list("a"), [1]);
     database.tear_down().await;
 }
 

@@ -20,6 +20,8 @@ on_every_database!(
     an_event_of_two_undecodable_records_has_one_effect,
     what_came_again_and_was_applied_is_not_applied_by_its_letter,
     letters_of_a_key_go_in_order_whether_they_could_be_decoded_or_not,
+    with_held_keys_the_order_is_the_same,
+    where_one_that_can_be_decoded_by_now_fails_its_key_waits_behind_it,
 );
 
 /// Reads what the default encoder wrote, behind a byte that it does not know.
@@ -38,7 +40,7 @@ impl Decoder for Mended {
     }
 }
 
-fn undecodable(received: &ReceivedEvent, offset: u64) -> DeadLetter {
+pub(super) fn undecodable(received: &ReceivedEvent, offset: u64) -> DeadLetter {
     let RawRecord { key, payload, headers, .. } = record(received);
     let payload = payload.map(|payload| Bytes::from([b"!", &*payload].concat()));
     DeadLetter::undecodable(&Partition::new("p"), RawRecord { offset, key, payload, headers }, "bad mark")
@@ -131,7 +133,60 @@ where
     assert_eq!((counts(&report), database.model().await.list("a")), ((4, 0), vec![0, 1, 2, 3]));
 }
 
-struct Either;
+/// The letters of the key alone are enough.
+async fn with_held_keys_the_order_is_the_same<DB: TestDatabase>(database: &Database<DB>)
+where
+    ReadModel: Handler<DB>,
+{
+    let log = Sequencer::default();
+    let events: Vec<_> = (0..8).map(|n| received(&log, if n < 4 { "a" } else { "b" }, n)).collect();
+    let (a, b) = events.split_at(4);
+    let projection = keeping(database, BlockedKeys::Hold, &ReadModel::default());
+    for (to, key) in [("1", a), ("2", b)] {
+        let letters = [rejected(&key[0]), undecodable(&key[1], 1), undecodable(&key[2], 2)];
+        let held = step(&projection, to, &key[3..], &letters).await.expect("apply");
+        assert_eq!(held.held, 1);
+    }
+    for which in [super::key_of(&b[0]), Letters::All] {
+        let replay = Replay::of(which).decoder(Arc::new(Either));
+        let before = list(&projection).await;
+        let dry = projection.dead_letters().replay(&replay.clone().dry_run()).await.expect("replay");
+        assert_eq!(list(&projection).await, before);
+        let report = projection.dead_letters().replay(&replay).await.expect("replay");
+        assert_eq!((&report, counts(&report)), (&dry, (4, 0)));
+    }
+    let model = database.model().await;
+    assert_eq!((model.list("a"), model.list("b")), (vec![0, 1, 2, 3], vec![4, 5, 6, 7]));
+}
+
+async fn where_one_that_can_be_decoded_by_now_fails_its_key_waits_behind_it<DB: TestDatabase>(database: &Database<DB>)
+where
+    ReadModel: Handler<DB>,
+{
+    let log = Sequencer::default();
+    let events: Vec<_> = (0..4).map(|n| received(&log, "a", n)).collect();
+    let handler = ReadModel::with(1, Trouble::Reject);
+    let projection = keeping(database, BlockedKeys::Hold, &handler);
+    // Given up in another order than they were written.
+    let letters = [undecodable(&events[2], 2), undecodable(&events[1], 1), undecodable(&events[0], 0)];
+    step(&projection, "1", &[], &letters).await.expect("apply");
+    let dry = projection.dead_letters().replay(&mended(Letters::All).dry_run()).await.expect("replay");
+    assert!(list(&projection).await.iter().all(|letter| letter.series.is_none()), "a dry run files nothing");
+    let report = projection.dead_letters().replay(&mended(Letters::All)).await.expect("replay");
+    assert_eq!((&report, counts(&report)), (&dry, (1, 2)));
+    let attempts: Vec<_> = list(&projection).await.iter().map(|letter| (letter.id, letter.attempts)).collect();
+    assert_eq!(attempts, [(letters[0].id(), 0), (letters[1].id(), 1)]);
+
+    let later = step(&projection, "2", &events[3..], &[]).await.expect("apply");
+    assert_eq!((later.applied, later.held), (0, 1), "its key is known, and has letters");
+    let by_itself = projection.dead_letters().replay(&mended(Letters::Id(letters[0].id()))).await.expect("replay");
+    assert_eq!(counts(&by_itself), (0, 1), "an earlier one waits");
+    handler.mend();
+    let report = projection.dead_letters().replay(&mended(Letters::All)).await.expect("replay");
+    assert_eq!((counts(&report), database.model().await.list("a")), ((3, 0), vec![0, 1, 2, 3]));
+}
+
+pub(super) struct Either;
 
 impl Decoder for Either {
     fn decode(

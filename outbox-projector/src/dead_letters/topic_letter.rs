@@ -1,0 +1,240 @@
+//! A dead letter, read back from its topic.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use outbox_core::{
+    event::ReceivedEvent,
+    profile::{CodecError, Decoder},
+    projection::DeadLetterCause,
+    source::{Partition, RawRecord, SourceRecord},
+};
+use uuid::Uuid;
+
+use super::header;
+
+/// A dead letter as [`TopicDeadLetters`](super::TopicDeadLetters) wrote it: with the record's own key, body and headers,
+/// and what the headers of [`header`] say.
+///
+/// Made from a record of the topic by `TryFrom`, whatever the decoder of the source made of it. A place for dead letters
+/// of your own can make it from its parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicLetter {
+    /// [`DeadLetter::id`](outbox_core::projection::DeadLetter::id).
+    pub id: Uuid,
+    /// The projection that gave it up.
+    pub projection: String,
+    /// Where it stood, for people: such as `cluster/tutor-events/3@1207`.
+    pub place: String,
+    /// What was wrong.
+    pub cause: DeadLetterCause,
+    /// Why, for people; at most 4,096 bytes.
+    pub reason: String,
+    /// How often it was tried; 0 for one that could not be decoded.
+    pub attempts: u32,
+    /// When it was given up, to the microsecond.
+    pub at: DateTime<Utc>,
+    /// The record's key.
+    pub key: Option<Bytes>,
+    /// The record's body.
+    pub payload: Option<Bytes>,
+    /// The record's headers in order, without those of [`header`].
+    pub headers: Vec<(Arc<str>, Bytes)>,
+}
+
+/// Why a record is no [`TopicLetter`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoTopicLetter {
+    /// Somebody else wrote it.
+    #[error("the record at offset {offset} is no dead letter: it has no header {}", header::ID)]
+    Foreign {
+        /// The record's number in its partition of the topic.
+        offset: u64,
+    },
+    /// It is a dead letter that cannot be read, such as one of a later version.
+    #[error("the dead letter at offset {offset} cannot be read: its header {header} is missing or says nothing known")]
+    Unreadable {
+        /// The record's number in its partition of the topic.
+        offset: u64,
+        /// The first header at fault.
+        header: &'static str,
+    },
+    /// The source carries events without the records that they were decoded from.
+    #[error("there is an event without the record of its dead letter: read the topic itself, as from its broker")]
+    NoRecord,
+}
+
+impl TopicLetter {
+    /// The partition that it came from; `None` when its place does not say.
+    #[must_use]
+    pub fn partition(&self) -> Option<Partition> {
+        self.place.rsplit_once('@').map(|(partition, _)| Partition::new(partition))
+    }
+
+    /// The event, by the decoder of the source that the projection reads, or a mended one. Letters of events straight
+    /// from a log are decoded by [`RawPayload`](outbox_core::profile::RawPayload).
+    ///
+    /// # Errors
+    /// Those of the decoder.
+    pub fn event(&self, decoder: &dyn Decoder) -> Result<ReceivedEvent, CodecError> {
+        decoder.decode(self.key.as_ref(), self.payload.as_ref(), &self.headers)
+    }
+}
+
+impl TryFrom<SourceRecord> for TopicLetter {
+    type Error = NoTopicLetter;
+
+    fn try_from(record: SourceRecord) -> Result<Self, NoTopicLetter> {
+        match record {
+            SourceRecord::Event { raw: Some(raw), .. } | SourceRecord::Undecodable { raw, .. } => raw.try_into(),
+            SourceRecord::Event { raw: None, .. } => Err(NoTopicLetter::NoRecord),
+        }
+    }
+}
+
+impl TryFrom<RawRecord> for TopicLetter {
+    type Error = NoTopicLetter;
+
+    fn try_from(raw: RawRecord) -> Result<Self, NoTopicLetter> {
+        let RawRecord { offset, key, payload, mut headers } = raw;
+        // What stands before it is the record's own, also where it is named like one of these.
+        let own = headers.iter().rposition(|(name, _)| &**name == header::ID);
+        let said = Said { offset, headers: headers.split_off(own.ok_or(NoTopicLetter::Foreign { offset })?) };
+        Ok(Self {
+            id: said.parsed(header::ID, |text| text.parse().ok())?,
+            projection: said.parsed(header::PROJECTION, |text| Some(text.to_owned()))?,
+            place: said.parsed(header::PLACE, |text| Some(text.to_owned()))?,
+            cause: said.parsed(header::CAUSE, cause)?,
+            reason: said.parsed(header::REASON, |text| Some(text.to_owned()))?,
+            attempts: said.parsed(header::ATTEMPTS, |text| text.parse().ok())?,
+            at: said.parsed(header::AT, |text| Some(DateTime::parse_from_rfc3339(text).ok()?.to_utc()))?,
+            key: key.filter(|_| said.text(header::KEYLESS).is_none()),
+            payload,
+            headers,
+        })
+    }
+}
+
+/// What the headers behind the record's own say.
+struct Said {
+    offset: u64,
+    headers: Vec<(Arc<str>, Bytes)>,
+}
+
+impl Said {
+    fn text(&self, header: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(name, _)| &**name == header)?;
+        std::str::from_utf8(value).ok()
+    }
+
+    fn parsed<T>(&self, header: &'static str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, NoTopicLetter> {
+        self.text(header).and_then(parse).ok_or(NoTopicLetter::Unreadable { offset: self.offset, header })
+    }
+}
+
+fn cause(text: &str) -> Option<DeadLetterCause> {
+    let all = [DeadLetterCause::Undecodable, DeadLetterCause::Rejected, DeadLetterCause::Held];
+    all.into_iter().find(|cause| cause.as_str() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use outbox_core::{
+        event::{LaneCount, NewEvent, RecordedEvent},
+        memory::MemoryBroker,
+        profile::{Encoder, RawPayload, SeedEnvelope},
+        projection::DeadLetter,
+        testing::Sequencer,
+    };
+
+    use super::*;
+    use crate::dead_letters::{DeadLetters, TopicDeadLetters, read_to_end};
+
+    fn raw(key: Option<&'static str>, payload: Option<&'static [u8]>, headers: &[(&str, &'static [u8])]) -> RawRecord {
+        let headers = headers.iter().map(|(name, value)| (Arc::from(*name), Bytes::from_static(value))).collect();
+        RawRecord { offset: 1_207, key: key.map(Bytes::from), payload: payload.map(Bytes::from_static), headers }
+    }
+
+    fn record_of(received: &ReceivedEvent) -> RawRecord {
+        let lane = LaneCount::default().lane_of(&received.event.lane_key());
+        let origin = received.origin.expect("an origin");
+        let encoded = SeedEnvelope.encode(&RecordedEvent { origin, lane, event: received.event.clone() });
+        let encoded = encoded.expect("encoded");
+        let key = Some(Bytes::from(received.event.message_key().to_owned()));
+        RawRecord { offset: 3, key, payload: encoded.payload, headers: encoded.headers }
+    }
+
+    fn letters() -> Vec<DeadLetter> {
+        let partition = Partition::new("cluster@home/tutor-events/3");
+        let undecodable = |raw| DeadLetter::undecodable(&partition, raw, "bad\nbytes: \u{e4}\0");
+        let log = Sequencer::default();
+        let created = log.receive(NewEvent::json("Tutor", 7, "TutorCreated", &[1, 2]).expect("event"));
+        let erased = log.receive(NewEvent::tombstone("Tutor", 7, "TutorErased").expect("event"));
+        let rejected = |received: &ReceivedEvent, raw| {
+            DeadLetter::rejected(&partition, received.clone(), raw, "why".repeat(2_000), 3)
+        };
+        vec![
+            rejected(&created, Some(record_of(&created))),
+            rejected(&erased, Some(record_of(&erased))),
+            rejected(&created, None),
+            rejected(&erased, None),
+            DeadLetter { cause: DeadLetterCause::Held, ..rejected(&created, None) },
+            undecodable(raw(Some("k"), Some(b"\xff{"), &[])),
+            undecodable(raw(None, Some(b""), &[("a", b"1"), ("", b"\0\xff"), ("a", b""), ("n\u{e4}me", b"2")])),
+            undecodable(raw(Some(""), None, &[("dead-letter-reason", b"another's"), ("dead-letter-keyless", b"")])),
+            undecodable(raw(None, None, &[("dead-letter-at", b"")])),
+        ]
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_read_back() {
+        let (broker, letters) = (MemoryBroker::default(), letters());
+        let topic = TopicDeadLetters::new(Arc::new(broker.publisher()), "letters");
+        topic.store("tutor-count", &letters).await.expect("stored");
+        let mut read = Vec::new();
+        let mut source = broker.source("replay", ["letters"], SeedEnvelope);
+        read_to_end(&mut source, |record| read.push(TopicLetter::try_from(record).expect("a letter")))
+            .await
+            .expect("read");
+        assert_eq!(read.len(), letters.len());
+        for (read, letter) in read.into_iter().zip(letters) {
+            assert_eq!((read.id, &*read.projection, &read.place), (letter.id(), "tutor-count", &letter.place));
+            assert_eq!(read.partition().as_ref(), Some(&letter.partition));
+            assert_eq!((read.cause, read.attempts), (letter.cause, letter.attempts));
+            assert_eq!(read.reason, letter.reason[..letter.reason.len().min(4_096)]);
+            assert_eq!(read.at.timestamp_micros(), letter.at.timestamp_micros());
+            let decoder: &dyn Decoder = if letter.place.ends_with("@3") { &SeedEnvelope } else { &RawPayload };
+            assert_eq!(read.event(decoder).ok(), letter.event, "{}", letter.place);
+            assert_eq!((read.key, read.payload, read.headers), (letter.key, letter.payload, letter.headers));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_letter_is_told() {
+        let foreign = raw(Some("k"), Some(b"{}"), &[("dead-letter-reason", b"looks like one")]);
+        assert_eq!(TopicLetter::try_from(foreign), Err(NoTopicLetter::Foreign { offset: 1_207 }));
+        let event = Sequencer::default().receive(NewEvent::tombstone("Tutor", 7, "TutorErased").expect("event"));
+        assert_eq!(TopicLetter::try_from(SourceRecord::event(event)), Err(NoTopicLetter::NoRecord));
+
+        let broker = MemoryBroker::default();
+        let topic = TopicDeadLetters::new(Arc::new(broker.publisher()), "letters");
+        topic.store("tutor-count", &letters()[..1]).await.expect("stored");
+        let written = broker.messages("letters").remove(0);
+        let record = |headers| RawRecord { offset: 9, key: None, payload: None, headers };
+        let parsed = [header::ID, header::CAUSE, header::ATTEMPTS, header::AT];
+        for header in [header::PROJECTION, header::PLACE, header::REASON].into_iter().chain(parsed) {
+            let at = written.headers.iter().position(|(name, _)| &**name == header).expect("the header");
+            let unreadable = Err(NoTopicLetter::Unreadable { offset: 9, header });
+            let mut without = written.headers.clone();
+            without.remove(at);
+            let expected =
+                if header == header::ID { Err(NoTopicLetter::Foreign { offset: 9 }) } else { unreadable.clone() };
+            assert_eq!(TopicLetter::try_from(record(without)), expected);
+            let mut odd = written.headers.clone();
+            odd[at].1 = Bytes::from_static(if parsed.contains(&header) { b"odd" } else { b"\xff" });
+            assert_eq!(TopicLetter::try_from(record(odd)), unreadable);
+        }
+    }
+}

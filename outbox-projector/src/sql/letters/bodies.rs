@@ -1,0 +1,54 @@
+//! Where a replay reads letters.
+
+use std::collections::HashMap;
+
+use outbox_core::{error::chain, event::ReceivedEvent, profile::Decoder, projection::DeadLetterCause};
+use uuid::Uuid;
+
+use super::{KeptLetter, KeptRecord, Replay};
+use crate::dead_letters::TopicLetter;
+
+/// The events of letters, wherever those are kept.
+pub(super) struct Bodies<'r> {
+    pub(super) decoder: &'r dyn Decoder,
+    /// Those of this projection that are kept elsewhere.
+    pub(super) elsewhere: HashMap<Uuid, &'r TopicLetter>,
+}
+
+/// Why there is no event.
+pub(super) enum NoEvent {
+    /// Its body is not here.
+    Absent,
+    /// It cannot be read: an attempt that failed.
+    Unreadable(String),
+}
+
+impl<'r> Bodies<'r> {
+    pub(super) fn of(replay: &'r Replay, projection: &str) -> Self {
+        let own = replay.elsewhere.iter().filter(|letter| letter.projection == projection);
+        Self { decoder: &*replay.decoder, elsewhere: own.map(|letter| (letter.id, letter)).collect() }
+    }
+
+    pub(super) fn read(&self, letter: &KeptLetter, record: Option<&KeptRecord>) -> Result<ReceivedEvent, NoEvent> {
+        let read = match (record, self.elsewhere.get(&letter.id)) {
+            (Some(record), _) => record.decode(self.decoder),
+            (None, Some(letter)) => letter.event(self.decoder).map_err(|error| chain(&error)),
+            (None, None) => return Err(NoEvent::Absent),
+        };
+        let received = read.map_err(|why| NoEvent::Unreadable(format!("it cannot be decoded: {why}")))?;
+        if letter.cause != DeadLetterCause::Undecodable && letter.id != received.event.id {
+            let why = "it decodes to another event: give the decoder that its source has";
+            return Err(NoEvent::Unreadable(why.to_owned()));
+        }
+        Ok(received)
+    }
+}
+
+impl std::fmt::Display for NoEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "its body is not kept here: read it where it is, and replay it from there",
+            Self::Unreadable(why) => why,
+        })
+    }
+}
