@@ -2,6 +2,7 @@
 
 mod asked;
 mod builder;
+mod joining;
 mod lag;
 mod lease;
 mod look;
@@ -19,12 +20,13 @@ use async_trait::async_trait;
 pub use builder::{LogSourceBuilder, UnnamedLogSource};
 
 use crate::{
-    log::{Cursor, EventLog, LogError, LogErrorKind, MemberId, Track},
+    log::{ConsumerName, Cursor, EventLog, LogError, LogErrorKind, LogIdentity, MemberId, Track},
     source::{EventSource, Partition, SourceCapabilities, SourceError, SourceErrorKind, SourceEvent, SourcePosition},
     wake::WakeListener,
 };
-use asked::in_time;
+use asked::{Asked, in_time};
 use builder::Settings;
+use lease::Lease;
 use member::Member;
 use parts::{Part, Reading};
 use pauses::Pauses;
@@ -84,10 +86,16 @@ use place::Place;
 ///
 /// # Errors
 /// A log that is away, or does not answer in time (see [`LogSourceBuilder::lease`]), is
-/// [`SourceErrorKind::Unavailable`]; the next try begins after a backoff with full jitter, 10 ms doubling to 2 s. That the
-/// lease is lost is told also while the log does not answer a look for events. A cursor that the log does not know is [`SourceErrorKind::BadPosition`]. All else is
+/// [`SourceErrorKind::Unavailable`]; the next try begins after a backoff with full jitter, 10 ms doubling to 2 s. When
+/// the log is back and has nothing, an empty [`SourceEvent::Assigned`] says so, and likewise when another process has
+/// taken the partitions over. A member is told that its lease is lost also while the log does not answer a look for
+/// events. A cursor that the log does not know is [`SourceErrorKind::BadPosition`]. All else is
 /// [`SourceErrorKind::Configuration`], also that the consumer's lanes stand at different places and are not shared, as
 /// after a relay of the same name: a partition has one position. The log's own error is kept as source.
+///
+/// # Cancellation
+/// What `next` asked the log goes on when `next` is dropped, and the next call takes the answer. Closing a source that
+/// waits for its membership waits on, to give it back.
 pub struct LogSource {
     log: Arc<dyn EventLog>,
     settings: Settings,
@@ -95,6 +103,8 @@ pub struct LogSource {
     bell: WakeListener,
     state: State,
     pauses: Pauses,
+    /// The caller heard last that the log is away, or that it has no partition any more.
+    is_in_doubt: bool,
 }
 
 impl LogSource {
@@ -106,9 +116,11 @@ impl LogSource {
 }
 
 enum State {
-    New,
-    Joining(Place),
+    New(Option<Asked<LogIdentity>>),
+    Joining(Place, Option<Asked<Lease>>),
     Member(Box<Member>),
+    /// Its lanes stand at so many places and are given back; the caller is not told yet.
+    Refused(Place, usize, Asked<()>),
     /// The membership is over; the caller is not told yet that these are gone.
     Lost(Place, Vec<Partition>),
     Closed,
@@ -123,6 +135,11 @@ impl EventSource for LogSource {
     async fn next(&mut self) -> Result<SourceEvent, SourceError> {
         self.pauses.pause().await;
         let result = self.advance().await;
+        self.is_in_doubt = match &result {
+            Err(error) => error.kind() == SourceErrorKind::Unavailable,
+            Ok(SourceEvent::Revoked(_)) => !self.has_partitions(),
+            Ok(_) => false,
+        };
         self.settle(result)
     }
 
@@ -171,49 +188,57 @@ impl EventSource for LogSource {
         position: Option<&SourcePosition>,
     ) -> Result<Option<u64>, SourceError> {
         let consumer = self.settings.consumer.clone();
-        let (log, has_rung) = (self.log.clone(), self.bell.has_rung());
-        let lag = self.member(partition)?.lag(&*log, &consumer, partition, position, has_rung).await;
+        let (log, is_old) = (self.log.clone(), self.bell.has_rung() || self.is_in_doubt);
+        let lag = self.member(partition)?.lag(&*log, &consumer, partition, position, is_old).await;
         lag.map_err(source_error)
     }
 
     async fn close(&mut self) -> Result<(), SourceError> {
-        let State::Member(mut member) = std::mem::replace(&mut self.state, State::Closed) else { return Ok(()) };
-        let fence = member.lease.fence().clone();
-        let written = member.write().await;
-        drop(member);
-        match written.and(in_time(self.settings.patience(), self.log.leave(&fence)).await) {
-            Err(error) if error.kind() != LogErrorKind::Fenced => Err(source_error(error)),
-            _ => Ok(()),
-        }
+        let (written, lease) = match std::mem::replace(&mut self.state, State::Closed) {
+            // Whether there is something to give back only the answer tells.
+            State::Joining(_, Some(mut joining)) => (Ok(()), joining.wait().await.map_err(source_error)?),
+            State::Member(mut member) => (member.write().await, member.lease),
+            State::Refused(_, _, mut leaving) => return left(leaving.wait().await),
+            _ => return Ok(()),
+        };
+        let mut leaving = joining::leave(self.log.clone(), &self.settings, lease.fence().clone());
+        drop(lease);
+        left(written.and(leaving.wait().await))
     }
 }
 
 impl LogSource {
-    /// Every await in here may be the last one: state only changes between them.
+    /// Every await in here may be the last one: state only changes between them, and what the log was asked goes on.
     async fn advance(&mut self) -> Result<SourceEvent, SourceError> {
         loop {
             match &mut self.state {
-                State::New => {
-                    let patience = self.settings.patience();
-                    let identity = in_time(patience, self.log.identity()).await.map_err(source_error)?;
-                    let Settings { consumer, start_at, .. } = &self.settings;
-                    in_time(patience, self.log.register(consumer, *start_at)).await.map_err(source_error)?;
+                State::New(asked) => {
+                    let registering =
+                        asked.get_or_insert_with(|| joining::register(self.log.clone(), self.settings.clone()));
+                    let registered = registering.wait().await;
+                    *asked = None;
+                    let identity = registered.map_err(source_error)?;
                     self.pauses.reset();
-                    self.state = State::Joining(Place::new(&identity, &self.settings));
+                    self.state = State::Joining(Place::new(&identity, &self.settings), None);
                 }
-                State::Joining(place) => {
-                    let place = place.clone();
-                    let Settings { consumer, claim, lease, .. } = &self.settings;
-                    let join = self.log.join(consumer, self.member, *claim, *lease);
-                    let joined = in_time(self.settings.patience(), join).await;
-                    let assignment = joined.map_err(source_error)?;
+                State::Joining(place, asked) => {
+                    let joining = asked
+                        .get_or_insert_with(|| joining::join(self.log.clone(), self.settings.clone(), self.member));
+                    let joined = joining.wait().await;
+                    *asked = None;
+                    let member = Member::new(place.clone(), joined.map_err(source_error)?);
                     self.pauses.reset();
-                    let member = Member::new(self.log.clone(), place, assignment, &self.settings);
                     self.state = State::Member(Box::new(member));
                 }
                 State::Member(member) => {
                     if let Some(places) = member.apart() {
-                        return Err(self.refuse(places).await);
+                        let leaving = joining::leave(self.log.clone(), &self.settings, member.lease.fence().clone());
+                        self.state = State::Refused(member.place.clone(), places, leaving);
+                        continue;
+                    }
+                    if self.is_in_doubt && member.has_nothing() {
+                        // Nothing else may come for long that would say that all is well.
+                        return Ok(SourceEvent::Assigned(Vec::new()));
                     }
                     match member.act(&self.log, &self.settings, &mut self.bell).await {
                         Ok(Some(event)) => return Ok(event),
@@ -222,9 +247,17 @@ impl LogSource {
                         Err(error) => return Err(source_error(error)),
                     }
                 }
+                State::Refused(place, places, leaving) => {
+                    if let Err(error) = leaving.wait().await {
+                        tracing::debug!(%error, "the lanes will be free when the lease ends");
+                    }
+                    let refusal = refusal(&self.settings.consumer, *places);
+                    self.state = State::Joining(place.clone(), None);
+                    return Err(refusal);
+                }
                 State::Lost(place, partitions) => {
                     let lost = std::mem::take(partitions);
-                    self.state = State::Joining(place.clone());
+                    self.state = State::Joining(place.clone(), None);
                     if !lost.is_empty() {
                         return Ok(SourceEvent::Revoked(lost));
                     }
@@ -246,21 +279,8 @@ impl LogSource {
         }
     }
 
-    /// Gives the lanes back, which are not for a source with one partition.
-    async fn refuse(&mut self, places: usize) -> SourceError {
-        if let State::Member(member) = &self.state {
-            let fence = member.lease.fence().clone();
-            self.state = State::Joining(member.place.clone());
-            if let Err(error) = in_time(self.settings.patience(), self.log.leave(&fence)).await {
-                tracing::debug!(%error, "the lanes will be free when the lease ends");
-            }
-        }
-        let message = format!(
-            "the lanes of consumer {} stand at {places} places; a source that does not share them needs them at one: \
-             share them, or use another consumer",
-            self.settings.consumer
-        );
-        SourceError::new(SourceErrorKind::Configuration, message)
+    fn has_partitions(&self) -> bool {
+        matches!(&self.state, State::Member(member) if member.parts.iter().any(|part| !part.leaving))
     }
 
     fn member(&mut self, partition: &Partition) -> Result<&mut Member, SourceError> {
@@ -282,6 +302,21 @@ impl LogSource {
         }
         result
     }
+}
+
+fn left(answer: Result<(), LogError>) -> Result<(), SourceError> {
+    match answer {
+        Err(error) if error.kind() != LogErrorKind::Fenced => Err(source_error(error)),
+        _ => Ok(()),
+    }
+}
+
+fn refusal(consumer: &ConsumerName, places: usize) -> SourceError {
+    let message = format!(
+        "the lanes of consumer {consumer} stand at {places} places; a source that does not share them needs them at one: \
+         share them, or use another consumer"
+    );
+    SourceError::new(SourceErrorKind::Configuration, message)
 }
 
 fn not_assigned(partition: &Partition) -> SourceError {

@@ -33,7 +33,8 @@ use crate::{error::kinded_error, event::ReceivedEvent};
 /// One task drives a source. Several sources of one consumer or group share its partitions.
 ///
 /// # Cancellation
-/// `next` may be dropped; nothing is lost. A batch not committed comes again after a restart.
+/// `next` may be dropped, however often: nothing is lost, and what it began, such as joining a group, goes on and is
+/// taken up by the next call. A batch not committed comes again after a restart.
 ///
 /// # Errors
 /// [`SourceErrorKind::Unavailable`] passes: call `next` again; the source itself waits between its tries.
@@ -200,6 +201,7 @@ impl SourceCapabilities {
 pub enum SourceEvent {
     /// Partitions were given to this consumer, or have to be started anew; start each. Their names tell partitions of
     /// one cluster or log from those of another, so a position kept under a name never meets another cluster's records.
+    /// Without partitions: nothing was given, and the source works.
     Assigned(Vec<Partition>),
     /// Partitions were taken away: whatever is not committed will be delivered to somebody else.
     Revoked(Vec<Partition>),

@@ -12,6 +12,7 @@ pub struct LogSourceBuilder {
     settings: Settings,
 }
 
+#[derive(Clone)]
 pub(super) struct Settings {
     pub(super) consumer: ConsumerName,
     pub(super) claim: Claim,
@@ -66,7 +67,7 @@ impl LogSourceBuilder {
     /// For how long after this process died the others wait; at least 10 ms, 12 s by default. Renewed every 2/5 of it;
     /// that is also how long a source that shares lanes takes to notice that another came or left. What the log does not
     /// answer within as long, or within 5 s where that is longer, is given up as
-    /// [`Unavailable`](crate::source::SourceErrorKind::Unavailable) and asked again.
+    /// [`Unavailable`](crate::source::SourceErrorKind::Unavailable) and asked again, also when `next` is dropped meanwhile.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease.max(Duration::from_millis(10));
@@ -88,8 +89,9 @@ impl LogSourceBuilder {
             log: self.log,
             settings: self.settings,
             member: MemberId::random(),
-            state: State::New,
+            state: State::New(None),
             pauses: Pauses::default(),
+            is_in_doubt: false,
         }
     }
 }

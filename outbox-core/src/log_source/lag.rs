@@ -11,14 +11,15 @@ use crate::{
 };
 
 impl Member {
-    /// See [`LogSource`](super::LogSource), *Lag*. `has_rung`: something was committed since the last look.
+    /// See [`LogSource`](super::LogSource), *Lag*. `is_old`: there may be more than the last look found
+    /// that had an answer.
     pub(super) async fn lag(
         &mut self,
         log: &dyn EventLog,
         consumer: &ConsumerName,
         partition: &Partition,
         position: Option<&SourcePosition>,
-        has_rung: bool,
+        is_old: bool,
     ) -> Result<Option<u64>, LogError> {
         let lanes = self.place.lanes.len();
         let is_paused = self.lease.standing().paused;
@@ -26,7 +27,7 @@ impl Member {
         let Some(reading) = &part.reading else { return Ok(None) };
         if reading.is_all(position) {
             let is_looked_at = !is_paused && !part.paused;
-            if is_looked_at && reading.caught_up && !has_rung {
+            if is_looked_at && reading.caught_up && !is_old {
                 return Ok(Some(0));
             }
             if !is_looked_at && nothing_behind(log, part, reading).await? {

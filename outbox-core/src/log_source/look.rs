@@ -40,6 +40,11 @@ impl Default for Looks {
 }
 
 impl Looks {
+    /// At the last look, and it is not time for the next one.
+    pub(super) fn found_nothing(&self) -> bool {
+        self.rest.is_some()
+    }
+
     /// A partition was started or resumed: there may be something for it.
     pub(super) fn again(&mut self) {
         self.rest = None;

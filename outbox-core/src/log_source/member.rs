@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     event::LaneSet,
-    log::{Assignment, Cursor, EventLog, LogError, LogErrorKind, Track},
+    log::{Cursor, EventLog, LogError, LogErrorKind, Track},
     source::{Partition, SourceEvent},
     wake::WakeListener,
 };
@@ -45,10 +45,10 @@ enum Errand {
 }
 
 impl Member {
-    pub(super) fn new(log: Arc<dyn EventLog>, place: Place, assignment: Assignment, settings: &Settings) -> Self {
+    pub(super) fn new(place: Place, lease: Lease) -> Self {
         Self {
             place,
-            lease: Lease::keep(log, assignment, settings),
+            lease,
             parts: Vec::new(),
             looks: Looks::default(),
             found: VecDeque::new(),
@@ -104,6 +104,12 @@ impl Member {
             self.look(log, settings, bell, standing.paused).await?;
         }
         Ok(None)
+    }
+
+    /// The log has answered, and has nothing for this member.
+    pub(super) fn has_nothing(&mut self) -> bool {
+        let standing = self.lease.standing();
+        !standing.lost && (self.looks.found_nothing() || (self.parts.is_empty() && standing.lanes.is_empty()))
     }
 
     /// At how many places the lanes stand, where they have to be at one and are not: positions are kept by partition, and

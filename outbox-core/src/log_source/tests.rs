@@ -1,4 +1,5 @@
 mod hanging;
+mod joining;
 mod quiet;
 mod shared;
 
@@ -225,16 +226,7 @@ async fn a_paused_consumer_delivers_nothing_until_it_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn lanes_at_different_places_are_refused_and_given_back() {
     let log = MemoryLog::default();
-    append(&log, &[event()]).await;
-    log.register(&consumer(), StartAt::Beginning).await.expect("register");
-    let relay = log.join(&consumer(), MemberId::random(), Claim::Share, LEASE).await.expect("join");
-    let end = log.read(&relay.tracks, 100).await.expect("read").remove(0).next;
-    let (ahead, behind): (Vec<Lane>, Vec<Lane>) = relay.lanes().iter().partition(|lane| lane.get() < 8);
-    let tracks = [(end, ahead), (relay.tracks[0].cursor.clone(), behind)];
-    let tracks = tracks.map(|(cursor, lanes)| Track { cursor, lanes: lanes.into_iter().collect() });
-    log.checkpoint(&relay.fence, &tracks).await.expect("checkpoint");
-    log.leave(&relay.fence).await.expect("leave");
-
+    apart(&log).await;
     let mut source = source(Arc::new(log.clone()));
     for _ in 0..2 {
         let refused = source.next().await.expect_err("two places");
@@ -243,6 +235,19 @@ async fn lanes_at_different_places_are_refused_and_given_back() {
         let members = log.consumers().await.expect("consumers").remove(0).members;
         assert_eq!(members, [], "the lanes are free for whom they are for");
     }
+}
+
+/// Leaves the consumer's lanes at two places.
+async fn apart(log: &MemoryLog) {
+    append(log, &[event()]).await;
+    log.register(&consumer(), StartAt::Beginning).await.expect("register");
+    let relay = log.join(&consumer(), MemberId::random(), Claim::Share, LEASE).await.expect("join");
+    let end = log.read(&relay.tracks, 100).await.expect("read").remove(0).next;
+    let (ahead, behind): (Vec<Lane>, Vec<Lane>) = relay.lanes().iter().partition(|lane| lane.get() < 8);
+    let tracks = [(end, ahead), (relay.tracks[0].cursor.clone(), behind)];
+    let tracks = tracks.map(|(cursor, lanes)| Track { cursor, lanes: lanes.into_iter().collect() });
+    log.checkpoint(&relay.fence, &tracks).await.expect("checkpoint");
+    log.leave(&relay.fence).await.expect("leave");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,8 @@ use outbox_core::source::{
 /// Hands every record of a source out, from the oldest that is there to the end, each partition in order; then it
 /// returns. Nothing is committed. For a topic of dead letters, which is read whole to be replayed.
 ///
-/// The source has to be a fresh one, in a group of its own: partitions that another member owns would be left out. What
+/// The source has to be a fresh one, in a group of its own, and its topics have to be there: partitions that another
+/// member owns, or that come after those before are at their end, would be left out. What
 /// is written meanwhile is handed out too, so a topic that is written faster than it is read has no end. Nor has a
 /// partition that ends with a record that nobody is given, as behind an aborted transaction. Records come again when
 /// their partition was taken away and given back.

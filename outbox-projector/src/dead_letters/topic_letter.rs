@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use outbox_core::{
     event::ReceivedEvent,
     profile::{CodecError, Decoder},
-    projection::DeadLetterCause,
+    projection::{DeadLetter, DeadLetterCause},
     source::{Partition, RawRecord, SourceRecord},
 };
 use uuid::Uuid;
@@ -17,9 +17,10 @@ use super::header;
 /// A dead letter as [`TopicDeadLetters`](super::TopicDeadLetters) wrote it: with the record's own key, body and headers,
 /// and what the headers of [`header`] say.
 ///
-/// Made from a record of the topic by `TryFrom`, whatever the decoder of the source made of it. A place for dead letters
-/// of your own can make it from its parts.
+/// Made from a record of the topic by `TryFrom`, whatever the decoder of the source made of it, or by
+/// [`TopicLetter::of`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TopicLetter {
     /// [`DeadLetter::id`](outbox_core::projection::DeadLetter::id).
     pub id: Uuid,
@@ -67,6 +68,23 @@ pub enum NoTopicLetter {
 }
 
 impl TopicLetter {
+    /// What a projection gave up, for a place of your own: keep all of it, and make it again from what you kept.
+    #[must_use]
+    pub fn of(projection: impl Into<String>, letter: &DeadLetter) -> Self {
+        Self {
+            id: letter.id(),
+            projection: projection.into(),
+            place: letter.place.clone(),
+            cause: letter.cause,
+            reason: letter.reason.clone(),
+            attempts: letter.attempts,
+            at: letter.at,
+            key: letter.key.clone(),
+            payload: letter.payload.clone(),
+            headers: letter.headers.clone(),
+        }
+    }
+
     /// The partition that it came from; `None` when its place does not say.
     #[must_use]
     pub fn partition(&self) -> Option<Partition> {
@@ -145,7 +163,6 @@ mod tests {
         event::{LaneCount, NewEvent, RecordedEvent},
         memory::MemoryBroker,
         profile::{Encoder, RawPayload, SeedEnvelope},
-        projection::DeadLetter,
         testing::Sequencer,
     };
 
@@ -207,7 +224,9 @@ mod tests {
             assert_eq!(read.at.timestamp_micros(), letter.at.timestamp_micros());
             let decoder: &dyn Decoder = if letter.place.ends_with("@3") { &SeedEnvelope } else { &RawPayload };
             assert_eq!(read.event(decoder).ok(), letter.event, "{}", letter.place);
-            assert_eq!((read.key, read.payload, read.headers), (letter.key, letter.payload, letter.headers));
+            let mut of = TopicLetter::of("tutor-count", &letter);
+            (of.reason, of.at) = (read.reason.clone(), read.at);
+            assert_eq!(read, of);
         }
     }
 

@@ -1,8 +1,9 @@
 //! What is known of a step that failed when it comes again.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use outbox_core::source::SourcePosition;
+use tokio::time::Instant;
 
 use super::{VersionedWrite, Written};
 
@@ -11,9 +12,12 @@ use super::{VersionedWrite, Written};
 pub(super) struct Tried {
     /// Stored, stale or refused.
     fates: HashMap<Version, Written>,
-    /// The write that made the step fail, if one did, and where that step ends.
-    blamed: Option<(Version, SourcePosition)>,
+    /// The write that made the step fail, if one did, where that step ends, and when it failed.
+    blamed: Option<(Version, SourcePosition, Instant)>,
 }
+
+/// For so long what a store refused is taken for what it refuses.
+const FRESH: Duration = Duration::from_secs(10);
 
 /// A document's id and its version.
 type Version = (String, u64);
@@ -22,13 +26,13 @@ impl Tried {
     /// What becomes of the writes of a step that ends at `to`, as far as the store does not have to be asked: when it is
     /// the step that failed, without the event that was blamed, because that was given up.
     ///
-    /// When the event comes again it was not given up, and time has passed: somebody may have mended the store. And where
-    /// no event was blamed, nobody knows what happened to the store since.
+    /// When the event comes again it was not given up, and time has passed, as it has when its letter could not be kept for
+    /// long: somebody may have mended the store. And where no event was blamed, nobody knows what happened to the store
+    /// since.
     pub(super) fn fates(&mut self, writes: &[VersionedWrite], to: &SourcePosition) -> Vec<Option<Written>> {
-        let goes_on = self
-            .blamed
-            .take()
-            .is_some_and(|(blamed, end)| end == *to && writes.iter().all(|write| version(write) != blamed));
+        let goes_on = self.blamed.take().is_some_and(|(blamed, end, at)| {
+            end == *to && at.elapsed() < FRESH && writes.iter().all(|write| version(write) != blamed)
+        });
         if !goes_on {
             self.fates.retain(|_, fate| *fate == Written::Stored);
             return vec![None; writes.len()];
@@ -55,7 +59,7 @@ impl Tried {
 
     /// The write of which the step that ends at `to` failed.
     pub(super) fn blame(&mut self, write: &VersionedWrite, to: &SourcePosition) {
-        self.blamed = Some((version(write), to.clone()));
+        self.blamed = Some((version(write), to.clone(), Instant::now()));
     }
 }
 

@@ -22,6 +22,8 @@ pub enum RebuildErrorKind {
     /// Another rebuild of the read model is under way, or one died a moment ago; or this one was taken for dead and another
     /// has begun. Nothing was changed, or nothing more.
     Busy,
+    /// The claim to the read model could not be renewed in time, and another rebuild may have it. Run it again to go on.
+    Lapsed,
     /// The store cannot be reached while generations are looked up, created, swapped or dropped: the same may succeed
     /// later.
     Unavailable,

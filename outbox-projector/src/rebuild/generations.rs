@@ -81,7 +81,8 @@ pub struct State {
 /// Generations are numbered in the order in which they were begun.
 ///
 /// # Concurrency
-/// Any number of processes may call any method at any time. A rebuild [claims](Generations::claim) the read model first.
+/// Any number of processes may call any method at any time. A rebuild [claims](Generations::claim) the read model first,
+/// and says which rebuild it is with everything that it changes.
 ///
 /// # Cancellation
 /// A dropped call is done or not done, and is made again.
@@ -107,8 +108,10 @@ pub trait Generations: Send + Sync {
     async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError>;
 
     /// Lets this rebuild, and no other, have the read model for so long from now on; asked again by the same one, from
-    /// then on. A store that keeps claims also refuses [`Generations::swap`] and [`Generations::discard`] to a rebuild
-    /// that claimed through this value and has lost its claim to another.
+    /// then on. A store that keeps claims looks in [`Generations::prepare`], [`Generations::swap`] and
+    /// [`Generations::discard`], in one step with what they do, whether the rebuild still is the one that claimed last.
+    ///
+    /// The answer should not wait for what another rebuild is doing.
     ///
     /// Default: everybody may. Then it is up to operators to run one rebuild at a time.
     ///
@@ -126,11 +129,13 @@ pub trait Generations: Send + Sync {
         Ok(())
     }
 
-    /// Creates what a generation needs, empty, and remembers that it is being built.
+    /// Creates what a generation needs, empty, and remembers that this rebuild builds it. `None` for the live one, by
+    /// whoever runs that: then only [`Generation::FIRST`] may still be missing.
     ///
     /// # Errors
-    /// See the trait's *Errors*.
-    async fn prepare(&self, generation: Generation) -> Result<(), RebuildError>;
+    /// [`RebuildErrorKind::Busy`](super::RebuildErrorKind::Busy) when the rebuild does not have the claim; see the
+    /// trait's *Errors*.
+    async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<(), RebuildError>;
 
     /// The projection into a generation, under a name of its own.
     fn projection(&self, generation: Generation, stage: Stage) -> Arc<dyn Projection>;
@@ -138,12 +143,14 @@ pub trait Generations: Send + Sync {
     /// Makes a generation the live one and retires all before it.
     ///
     /// # Errors
-    /// See the trait's *Errors*.
-    async fn swap(&self, to: Generation) -> Result<(), RebuildError>;
+    /// [`RebuildErrorKind::Busy`](super::RebuildErrorKind::Busy) when the rebuild does not have the claim; see the
+    /// trait's *Errors*.
+    async fn swap(&self, to: Generation, rebuild: Uuid) -> Result<(), RebuildError>;
 
     /// Removes all that is left of a generation that is retired, but that it is, or of one that is being built.
     ///
     /// # Errors
-    /// See the trait's *Errors*.
-    async fn discard(&self, generation: Generation) -> Result<(), RebuildError>;
+    /// [`RebuildErrorKind::Busy`](super::RebuildErrorKind::Busy) when the rebuild does not have the claim; see the
+    /// trait's *Errors*.
+    async fn discard(&self, generation: Generation, rebuild: Uuid) -> Result<(), RebuildError>;
 }

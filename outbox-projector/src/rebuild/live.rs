@@ -105,7 +105,7 @@ impl LiveProjector {
         loop {
             let found = async {
                 let live = self.generations.state().await?.live;
-                match self.generations.prepare(live).await {
+                match self.generations.prepare(live, None).await {
                     Ok(()) => Ok(live),
                     // Replaced in between: look again.
                     Err(error) if self.is_replaced(live).await => {

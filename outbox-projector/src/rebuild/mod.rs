@@ -21,28 +21,35 @@
 //! [`Stage::Live`] from the topic: what comes twice is known by its sequence. The log's consumer of the new generation is
 //! yours to drop then, as nothing reads it once the generation is live.
 
+mod building;
+mod claim;
 mod error;
 mod generations;
 mod live;
+mod near_end;
 mod sources;
 mod status;
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use outbox_core::error::chain;
-use tokio::{
-    sync::{oneshot, watch},
-    time::{Instant, interval_at},
-};
+use tokio::sync::watch;
 use uuid::Uuid;
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) use claim::CLAIM;
 pub use error::{RebuildError, RebuildErrorKind};
 pub use generations::{Generation, Generations, Stage, State};
 pub use live::LiveProjector;
 pub use sources::{LogSources, Sources};
 pub use status::{RebuildPhase, RebuildStatus};
 
-use crate::{Projector, ProjectorBuilder, ProjectorStatus};
+use crate::ProjectorBuilder;
+use claim::Claim;
 
 /// Builds the next generation of a read model and makes it the live one.
 ///
@@ -63,15 +70,6 @@ struct Settings {
 
 /// Further settings of a projector.
 type ProjectorSettings = Box<dyn Fn(ProjectorBuilder) -> ProjectorBuilder + Send + Sync>;
-
-/// How often the rebuild looks how far it is.
-const LOOK: Duration = Duration::from_millis(200);
-
-/// How often it says so in the log.
-const TELL: Duration = Duration::from_secs(5);
-
-/// How long others wait for a rebuild that died. Renewed three times as often.
-pub(crate) const CLAIM: Duration = Duration::from_secs(15);
 
 impl Rebuild {
     /// A rebuild of this read model from these sources.
@@ -118,133 +116,111 @@ impl Rebuild {
     /// process or another, is continued.
     ///
     /// When `shutdown` completes first, or the future is dropped, the read model in use is untouched and the next
-    /// rebuild goes on from where this one was.
+    /// rebuild goes on from where this one was. After `shutdown` it takes the projector's
+    /// [grace](ProjectorBuilder::grace), and 5 s more where the store does not answer, at most.
+    ///
+    /// The new generation goes live when every partition that was ever given is read, the source has said of each within
+    /// the last 15 s how much is still to come, and no partition has come or gone for 3 s: so a rebuild takes at least
+    /// that long. What keeps it from the end stands in [`RebuildStatus::error`].
     ///
     /// One rebuild of a read model runs at a time: each would see only the partitions that are its own, and swap when
     /// those are done. A second one ends at once as [`RebuildErrorKind::Busy`] where the store
-    /// [keeps claims](Generations::claim), as `SqlGenerations` does; elsewhere this is up to you. One that was killed, or
-    /// whose future was dropped, is in the way of the next for 15 s. One that finds that another has swapped ends.
+    /// [keeps claims](Generations::claim), as `SqlGenerations` does; elsewhere this is up to you. A claim is for 15 s and
+    /// renewed every 3 s, for as long as the rebuild does anything. One that was killed, or whose future was dropped, is
+    /// in the way of the next until its claim ends. One whose claim was not renewed for 10 s gives its partitions back
+    /// before anybody else can have it, and ends. One that finds that another has swapped ends too.
     ///
     /// # Errors
-    /// [`RebuildErrorKind::Busy`] when another rebuild has the read model, or has taken it from this one, which did not
-    /// reach the store for 15 s: then it is left to the other.
-    /// [`RebuildErrorKind::Stopped`] when `shutdown` completed before the swap; [`RebuildErrorKind::Unavailable`] and
-    /// [`RebuildErrorKind::Store`] when generations cannot be looked up, created, swapped or dropped;
-    /// [`RebuildErrorKind::Source`] when a source or projection says what does not pass by itself. While events are
-    /// applied, what passes is waited for.
+    /// [`RebuildErrorKind::Busy`] when another rebuild has the read model, or took it from this one while it was frozen:
+    /// then it is left to the other. [`RebuildErrorKind::Lapsed`] when the store did not renew the claim in time.
+    /// [`RebuildErrorKind::Stopped`] when `shutdown` completed before the end.
+    /// [`RebuildErrorKind::Unavailable`] and [`RebuildErrorKind::Store`] when the store does not answer the first claim
+    /// within 5 s, or generations cannot be looked up, created, swapped or dropped; [`RebuildErrorKind::Source`] when a
+    /// source or projection says what does not pass by itself. While events are applied, what passes is waited for.
+    ///
+    /// After the swap the new generation stays live whatever ends the rebuild; when it is run again it only drops what
+    /// is left. Another that claims the read model then does that, so it is no error here.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<Generation, RebuildError> {
-        let rebuild = Uuid::now_v7();
-        self.generations.claim(rebuild, CLAIM).await?;
-        let result = self.run_claimed(rebuild, shutdown).await;
-        if let Err(error) = self.generations.release(rebuild).await {
-            tracing::warn!(error = chain(&error), "the next rebuild has to wait for the end of this one's claim");
-        }
+        let mut shutdown = pin!(shutdown);
+        let mut claim = tokio::select! {
+            biased;
+            () = &mut shutdown => return Err(stopped()),
+            claim = Claim::take(&self.generations) => claim?,
+        };
+        let result = self.run_claimed(&mut claim, shutdown).await;
+        claim.release().await;
         result
     }
 
-    async fn run_claimed(&self, rebuild: Uuid, shutdown: impl Future<Output = ()>) -> Result<Generation, RebuildError> {
-        let mut shutdown = pin!(shutdown);
+    async fn run_claimed(
+        &self,
+        claim: &mut Claim,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Generation, RebuildError> {
+        let rebuild = claim.rebuild();
+        let prepared = tokio::select! {
+            biased;
+            lost = claim.keep() => Err(lost),
+            () = &mut shutdown => Err(stopped()),
+            prepared = self.prepare(rebuild) => prepared,
+        };
+        let next = match prepared? {
+            Prepared::Finished(live) => return Ok(live),
+            Prepared::Begun(next) => next,
+        };
+        self.build(next, claim, shutdown.as_mut()).await?;
+        self.note(next, RebuildPhase::Dropping);
+        let mut dropping = pin!(self.drop_before(next, rebuild));
+        let dropped = tokio::select! {
+            biased;
+            () = &mut shutdown => Err(stopped()),
+            dropped = &mut dropping => dropped,
+            // What is retired does no harm to others, and a store that drops much may not renew meanwhile.
+            _lost = claim.keep() => tokio::select! {
+                biased;
+                () = shutdown => Err(stopped()),
+                dropped = dropping => dropped,
+            },
+        };
+        match dropped {
+            Ok(_) => self.note(next, RebuildPhase::Done),
+            Err(error) if error.kind() == RebuildErrorKind::Busy => {
+                tracing::warn!(error = chain(&error), "the retired generation is left to another rebuild");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(next)
+    }
+
+    /// Finds out which generation to build, and creates it.
+    async fn prepare(&self, rebuild: Uuid) -> Result<Prepared, RebuildError> {
         let generations = &self.generations;
         let State { live, mut building } = generations.state().await?;
-        let dropped = self.drop_before(live).await?;
+        let dropped = self.drop_before(live, rebuild).await?;
         if let Some(begun) = building.filter(|_| self.settings.afresh) {
             self.sources.forget(begun).await?;
-            generations.discard(begun).await?;
+            generations.discard(begun, rebuild).await?;
             building = None;
         } else if building.is_none() && dropped {
             // One that was interrupted after its swap: this was all that was left of it.
             self.note(live, RebuildPhase::Done);
-            return Ok(live);
+            return Ok(Prepared::Finished(live));
         }
         let next = building.unwrap_or_else(|| live.next());
         self.note(next, RebuildPhase::Preparing);
-        generations.prepare(next).await?;
-        self.build(next, rebuild, shutdown.as_mut()).await?;
-        self.note(next, RebuildPhase::Dropping);
-        let _dropped = self.drop_before(next).await?;
-        self.note(next, RebuildPhase::Done);
-        Ok(next)
-    }
-
-    /// Applies everything from the beginning until the end is near, and swaps while it goes on.
-    async fn build(
-        &self,
-        next: Generation,
-        rebuild: Uuid,
-        mut shutdown: impl Future<Output = ()> + Unpin,
-    ) -> Result<(), RebuildError> {
-        self.note(next, RebuildPhase::Building);
-        let source = self.sources.open(next, Stage::Building)?;
-        let projection = self.generations.projection(next, Stage::Building);
-        let projector = (self.settings.projector)(Projector::builder(source, projection).lag_every(LOOK)).build();
-        let mut projected = projector.status();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let mut running = pin!(projector.run(async {
-            // A sender that is gone means the same.
-            let _stop = stopped.await;
-        }));
-        let mut stop = Some(stop);
-        let mut tell = interval_at(Instant::now() + TELL, TELL);
-        let mut renew = interval_at(Instant::now() + CLAIM / 3, CLAIM / 3);
-        let mut swapped = false;
-        let mut lost = None;
-        let stopped_by_caller = loop {
-            tokio::select! {
-                ended = &mut running => {
-                    ended?;
-                    break !swapped;
-                }
-                () = &mut shutdown, if stop.is_some() => stop = None,
-                _ = renew.tick(), if stop.is_some() => match self.generations.claim(rebuild, CLAIM).await {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == RebuildErrorKind::Busy => {
-                        lost = Some(error);
-                        stop = None;
-                    }
-                    Err(error) => tracing::warn!(error = chain(&error), "the claim to the read model was not renewed"),
-                },
-                _ = tell.tick() => {
-                    let (applied, behind) = (projected.borrow().totals().applied, projected.borrow().lag());
-                    tracing::info!(read_model = self.generations.name(), generation = %next, applied, behind, "rebuilding");
-                    if stop.is_some() && self.generations.state().await.is_ok_and(|state| state.live >= next) {
-                        swapped = true;
-                        stop = None;
-                    }
-                }
-                Ok(()) = projected.changed() => {
-                    let now = projected.borrow_and_update().clone();
-                    self.follow(&now);
-                    if stop.is_some() && is_near_the_end(&now, self.settings.swap_within) {
-                        self.note(next, RebuildPhase::Swapping);
-                        self.generations.swap(next).await?;
-                        tracing::info!(read_model = self.generations.name(), generation = %next, "the rebuilt one is live");
-                        swapped = true;
-                        stop = None;
-                    }
-                }
-            }
-        };
-        if let Some(lost) = lost {
-            return Err(lost);
-        }
-        if stopped_by_caller {
-            return Err(RebuildError::new(
-                RebuildErrorKind::Stopped,
-                "the rebuild was stopped before its end; run it again to go on",
-            ));
-        }
-        Ok(())
+        generations.prepare(next, Some(rebuild)).await?;
+        Ok(Prepared::Begun(next))
     }
 
     /// Removes generations that were live before, also those that an interrupted rebuild left.
     /// Whether there were any.
-    async fn drop_before(&self, live: Generation) -> Result<bool, RebuildError> {
+    async fn drop_before(&self, live: Generation, rebuild: Uuid) -> Result<bool, RebuildError> {
         let olds = self.generations.before(live).await?;
         for old in &olds {
             // In this order: once a generation is dropped nobody asks for its consumer again, which would keep
             // retention back for ever.
             self.sources.forget(*old).await?;
-            self.generations.discard(*old).await?;
+            self.generations.discard(*old, rebuild).await?;
         }
         Ok(!olds.is_empty())
     }
@@ -255,18 +231,15 @@ impl Rebuild {
             status.phase = phase;
         });
     }
-
-    fn follow(&self, projected: &ProjectorStatus) {
-        self.status.send_modify(|status| {
-            status.applied = projected.totals().applied;
-            status.behind = projected.lag();
-            status.dead_letters = projected.partitions.values().map(|p| p.dead_letters).sum();
-            status.error = projected.problem();
-        });
-    }
 }
 
-/// Every partition is read, and hardly anything is left.
-fn is_near_the_end(status: &ProjectorStatus, within: u64) -> bool {
-    !status.partitions.is_empty() && status.lag().is_some_and(|lag| lag <= within) && status.problem().is_none()
+/// What there is to build.
+enum Prepared {
+    /// Nothing: this one is live, and what was left of those before is dropped.
+    Finished(Generation),
+    Begun(Generation),
+}
+
+fn stopped() -> RebuildError {
+    RebuildError::new(RebuildErrorKind::Stopped, "the rebuild was stopped before its end; run it again to go on")
 }

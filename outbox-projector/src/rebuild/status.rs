@@ -14,7 +14,7 @@ pub struct RebuildStatus {
     pub behind: Option<u64>,
     /// Records that became dead letters since this run began: the new generation lacks them.
     pub dead_letters: usize,
-    /// Why it does not move on; `None` while it does.
+    /// Why it does not move on, or cannot tell that it is near the end; `None` while neither is so.
     pub error: Option<String>,
 }
 

@@ -61,8 +61,9 @@ impl Seats {
 
     async fn ask_for(&mut self, partition: &Partition) {
         let Some(seat) = self.taken.get(partition) else { return };
-        let asked = timeout(PATIENCE, self.source.lag(partition, seat.position.as_ref())).await;
-        let (lag, problem) = match asked {
+        let asked = Instant::now();
+        let answer = timeout(PATIENCE, self.source.lag(partition, seat.position.as_ref())).await;
+        let (lag, problem) = match answer {
             // What the worker has not done yet counts too, whatever the source thinks it has handed out.
             Ok(Ok(lag)) => (lag.map(|lag| lag.max(seat.queued as u64)), None),
             Ok(Err(error)) => (None, Some(chain(&error))),
@@ -76,6 +77,7 @@ impl Seats {
             let shown = status.partitions.entry(partition.clone()).or_default();
             let before = (shown.lag, shown.waiting_since);
             shown.lag = lag;
+            shown.lag_asked = Some(asked);
             shown.waiting_since = match lag {
                 Some(0) => None,
                 Some(_) => shown.waiting_since.or_else(|| Some(Utc::now())),

@@ -23,6 +23,8 @@ mod on {
         lag: Gauge,
         age: Gauge,
         lag_errors: Counter,
+        /// What the gauges show when nobody reads any more.
+        at_the_end: f64,
     }
 
     impl Meters {
@@ -39,6 +41,7 @@ mod on {
                 lag: metrics::gauge!("outbox_projector_lag_records", labels.iter()),
                 age: metrics::gauge!("outbox_projector_lag_seconds", labels.iter()),
                 lag_errors: counter("outbox_projector_lag_errors_total"),
+                at_the_end: f64::NAN,
             }
         }
 
@@ -56,23 +59,30 @@ mod on {
 
         /// What is not known is no number: the last one known would look like an answer.
         pub(in crate::runner) fn lag(&self, status: &ProjectorStatus) {
-            let nothing = status.reads_nothing().then_some(0.0);
-            let lag = nothing.or(status.lag().map(|lag| lag as f64));
-            let age = nothing.or(status.age().map(|age| age.as_secs_f64()));
-            self.lag.set(lag.unwrap_or(f64::NAN));
-            self.age.set(age.unwrap_or(f64::NAN));
+            self.lag.set(status.lag().map_or(f64::NAN, |lag| lag as f64));
+            self.age.set(status.age().map_or(f64::NAN, |age| age.as_secs_f64()));
+        }
+
+        /// Others read, if there is anything.
+        pub(in crate::runner) fn stands_by(&self) {
+            self.lag.set(0.0);
+            self.age.set(0.0);
         }
 
         pub(in crate::runner) fn lag_failed(&self) {
             self.lag_errors.increment(1);
         }
+
+        /// Nobody waits for what is still to come.
+        pub(in crate::runner) fn ended(&mut self) {
+            self.at_the_end = 0.0;
+        }
     }
 
-    /// Nothing lags where nothing is read any more.
     impl Drop for Meters {
         fn drop(&mut self) {
-            self.lag.set(0.0);
-            self.age.set(0.0);
+            self.lag.set(self.at_the_end);
+            self.age.set(self.at_the_end);
         }
     }
 }
@@ -93,6 +103,10 @@ mod off {
 
         pub(in crate::runner) fn lag(&self, _status: &ProjectorStatus) {}
 
+        pub(in crate::runner) fn stands_by(&self) {}
+
         pub(in crate::runner) fn lag_failed(&self) {}
+
+        pub(in crate::runner) fn ended(&mut self) {}
     }
 }

@@ -80,7 +80,7 @@ impl Projector {
                 () = &mut shutdown => break (Ok(()), Instant::now() + grace),
                 Some(report) = seats.reports.recv() => Turn::Report(report),
                 () = sleep_until(due.unwrap_or(lag_at)), if due.is_some() => Turn::Due,
-                () = sleep_until(lag_at) => Turn::Lag,
+                () = sleep_until(lag_at), if !seats.taken.is_empty() => Turn::Lag,
                 event = seats.source.next() => Turn::Source(event),
             };
             let may_be_dropped = matches!(turn, Turn::Lag);
@@ -102,6 +102,10 @@ impl Projector {
         };
         if timeout_at(deadline, seats.finish()).await.is_err() {
             tracing::warn!("not everything ended in time; what was not committed comes again");
+        }
+        let is_replaced = |error: &ProjectorError| error.kind() == ProjectorErrorKind::Retired;
+        if result.as_ref().err().is_none_or(is_replaced) {
+            seats.meters.ended();
         }
         result
     }

@@ -95,6 +95,10 @@ impl Seat {
         self.queued = 0;
         self.batches.clear();
         self.failures = 0;
+        // A crash may have come between a step's effect and its commit, and no other step may follow for long.
+        if let Some(kept) = self.position.clone() {
+            self.reached(kept);
+        }
         self.tell(Order::Begin);
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Seats {
     leaving: BTreeMap<Partition, oneshot::Receiver<()>>,
     workers: JoinSet<()>,
     next_seat: u64,
+    /// The source took no partition away since it said last which it gives.
+    is_settled: bool,
     pub(super) lags: LagTurns,
     pub(super) status: watch::Sender<ProjectorStatus>,
     pub(super) meters: Meters,
@@ -47,7 +49,7 @@ impl Seats {
     pub(super) fn new(projector: Projector) -> Self {
         let Projector { source, projection, settings, status } = projector;
         let (for_reports, reports) = mpsc::unbounded_channel();
-        Self {
+        let seats = Self {
             source,
             reports,
             for_reports,
@@ -59,8 +61,11 @@ impl Seats {
             leaving: BTreeMap::new(),
             workers: JoinSet::new(),
             next_seat: 0,
+            is_settled: true,
             status,
-        }
+        };
+        seats.show_lag();
+        seats
     }
 
     /// When there is something to do without anybody saying anything.
@@ -98,7 +103,13 @@ impl Seats {
 
     async fn source_said(&mut self, event: SourceEvent) -> Result<(), ProjectorError> {
         match event {
-            SourceEvent::Assigned(partitions) => partitions.into_iter().for_each(|partition| self.seat(partition)),
+            SourceEvent::Assigned(partitions) => {
+                for partition in partitions {
+                    self.seat(partition);
+                }
+                self.is_settled = true;
+                self.show_lag();
+            }
             SourceEvent::Revoked(partitions) => partitions.iter().for_each(|partition| self.revoked(partition)),
             SourceEvent::Batch(batch) => self.batch(batch).await?,
             other => tracing::warn!(?other, "the source says something this version does not know"),
@@ -355,7 +366,8 @@ impl Seats {
                 status.lag = None;
                 status.waiting_since = None;
             });
-            self.meters.lag(&self.status.borrow());
+            self.is_settled = false;
+            self.show_lag();
         }
     }
 
@@ -367,8 +379,19 @@ impl Seats {
                 tracing::warn!(projection = self.projection.name(), error, "the source does not deliver");
             }
             self.status.send_modify(|status| status.source_error = Some(error));
+            self.show_lag();
         }
         Ok(())
+    }
+
+    /// Where nothing is read, nothing lags only if that is all that the source has to say.
+    fn show_lag(&self) {
+        let status = self.status.borrow();
+        if self.taken.is_empty() && self.is_settled && status.source_error.is_none() {
+            self.meters.stands_by();
+        } else {
+            self.meters.lag(&status);
+        }
     }
 
     fn note(&self, partition: &Partition, change: impl FnOnce(&mut PartitionStatus)) {

@@ -6,6 +6,7 @@ use outbox_core::{
     projection::Applied,
     source::{Partition, SourcePosition},
 };
+use tokio::time::Instant;
 
 /// What a projector is doing.
 #[derive(Debug, Clone, Default)]
@@ -57,12 +58,6 @@ impl ProjectorStatus {
         }
     }
 
-    /// Whether there is no partition to read, as in a process that stands by.
-    #[cfg(feature = "metrics")]
-    pub(super) fn reads_nothing(&self) -> bool {
-        self.partitions.values().all(|p| p.state == PartitionState::Revoked)
-    }
-
     /// Why something does not move on, one reason of possibly many; `None` when everything does.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
@@ -100,6 +95,8 @@ pub struct PartitionStatus {
     /// [`ProjectorBuilder::lag_every`](crate::ProjectorBuilder::lag_every); `None`: not known, because the source was
     /// not asked yet, cannot tell, failed, or did not answer within a second.
     pub lag: Option<u64>,
+    /// When the source was asked for it.
+    pub(crate) lag_asked: Option<Instant>,
     /// Since when something waits that has not taken effect: when the writer made the oldest event that was received, or
     /// else, when the source said that something is left. `None`: nothing is known to wait.
     pub waiting_since: Option<DateTime<Utc>>,

@@ -145,8 +145,10 @@ impl PostgresTables {
                  ON CONFLICT (projection, log_id, aggregate_type, ordering_key) DO UPDATE \
                  SET previous = w.sequence, sequence = greatest(w.sequence, excluded.sequence) \
                  RETURNING log_id, aggregate_type, ordering_key, previous"),
-            lock: sql("SELECT sequence FROM {schema}.projector_watermark WHERE projection = $1 AND log_id = $2 \
-                 AND aggregate_type = $3 AND ordering_key = $4 FOR UPDATE"),
+            // A watermark below every sequence, where there was none: a row is what others wait for.
+            lock: sql("INSERT INTO {schema}.projector_watermark AS w \
+                   (projection, log_id, aggregate_type, ordering_key, sequence) VALUES ($1, $2, $3, $4, -1) \
+                 ON CONFLICT (projection, log_id, aggregate_type, ordering_key) DO UPDATE SET sequence = w.sequence"),
             unseen: sql("INSERT INTO {schema}.projector_seen (projection, event_id) SELECT $1, id \
                  FROM unnest($2::uuid[]) AS id ON CONFLICT DO NOTHING RETURNING event_id"),
         }
@@ -213,14 +215,15 @@ impl Store for Postgres {
         tx: &mut Transaction<'_, Self>,
         projection: &str,
         series: &Series,
-    ) -> Result<Option<i64>, sqlx::Error> {
-        sqlx::query_scalar(AssertSqlSafe(tables.lock.clone()))
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(AssertSqlSafe(tables.lock.clone()))
             .bind(projection)
             .bind(series.log.0)
             .bind(series.aggregate_type.as_str())
             .bind(&series.ordering_key)
-            .fetch_optional(&mut **tx)
+            .execute(&mut **tx)
             .await
+            .map(drop)
     }
 
     async fn probe(tx: &mut Transaction<'_, Self>) -> Result<(), sqlx::Error> {
@@ -240,7 +243,7 @@ impl Store for Postgres {
     }
 
     fn is_missing_table(error: &dyn DatabaseError) -> bool {
-        // undefined_table, invalid_schema_name
-        error.code().is_some_and(|code| code == "42P01" || code == "3F000")
+        // undefined_table, invalid_schema_name; undefined_column, where an earlier version migrated
+        error.code().is_some_and(|code| ["42P01", "3F000", "42703"].contains(&&*code))
     }
 }

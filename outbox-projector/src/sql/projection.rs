@@ -137,7 +137,10 @@ impl<DB: SqlDatabase> SqlProjection<DB> {
 
 pub(crate) fn store_error<DB: SqlDatabase>(error: sqlx::Error) -> ProjectionError {
     let (kind, message) = if error.as_database_error().is_some_and(DB::is_missing_table) {
-        (ProjectionErrorKind::NotMigrated, "the projector's tables are missing: run SqlProjection::migrate once")
+        (
+            ProjectionErrorKind::NotMigrated,
+            "the projector's tables are missing or of an earlier version: run SqlProjection::migrate once",
+        )
     } else {
         (ProjectionErrorKind::Unavailable, "the projection's database cannot be reached, or refused")
     };

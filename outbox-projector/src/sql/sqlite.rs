@@ -136,22 +136,9 @@ impl Store for Sqlite {
         Ok(())
     }
 
-    async fn lock(
-        _: &SqliteTables,
-        tx: &mut Transaction<'_, Self>,
-        projection: &str,
-        series: &Series,
-    ) -> Result<Option<i64>, sqlx::Error> {
+    async fn lock(_: &SqliteTables, _: &mut Transaction<'_, Self>, _: &str, _: &Series) -> Result<(), sqlx::Error> {
         // The transaction has locked the whole file when it began.
-        let sql = "SELECT sequence FROM projector_watermark \
-                   WHERE projection = $1 AND log_id = $2 AND aggregate_type = $3 AND ordering_key = $4";
-        sqlx::query_scalar(sql)
-            .bind(projection)
-            .bind(Hyphenated::from(series.log.0))
-            .bind(series.aggregate_type.as_str())
-            .bind(&series.ordering_key)
-            .fetch_optional(&mut **tx)
-            .await
+        Ok(())
     }
 
     async fn probe(_: &mut Transaction<'_, Self>) -> Result<(), sqlx::Error> {
@@ -175,7 +162,7 @@ impl Store for Sqlite {
     }
 
     fn is_missing_table(error: &dyn DatabaseError) -> bool {
-        // SQLite has no code of its own for it.
-        error.message().starts_with("no such table: projector_")
+        // SQLite has no code of its own for it. A column is missing where an earlier version migrated.
+        ["no such table: projector_", "no such column: "].iter().any(|known| error.message().starts_with(known))
     }
 }

@@ -48,13 +48,13 @@ pub trait Store: sqlx::Database {
         watermarks: &mut Watermarks,
     ) -> Result<(), sqlx::Error>;
 
-    /// The watermark of a series. If there is one, nobody else raises or locks it until the transaction ends.
+    /// Nobody else raises or locks the watermark of a series until the transaction ends, whether or not there is one.
     async fn lock(
         tables: &Self::Tables,
         tx: &mut Transaction<'_, Self>,
         projection: &str,
         series: &Series,
-    ) -> Result<Option<i64>, sqlx::Error>;
+    ) -> Result<(), sqlx::Error>;
 
     /// Fails when an earlier statement broke the transaction, where committing it would say that all is well.
     async fn probe(tx: &mut Transaction<'_, Self>) -> Result<(), sqlx::Error>;

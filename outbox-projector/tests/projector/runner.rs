@@ -1,5 +1,7 @@
 //! What the runner does with a projection in memory.
 
+mod gauges;
+mod joining;
 mod lag;
 mod outage;
 mod scripted;

@@ -108,6 +108,26 @@ async fn a_slow_step_does_not_lose_the_lease() {
     second.stop().await.expect("run");
 }
 
+/// Nobody may write for long, and retention would wait all the while.
+#[tokio::test(start_paused = true)]
+async fn what_a_crash_kept_from_the_log_is_told_to_it_at_the_next_start() {
+    let log = MemoryLog::default();
+    let projection = MemoryProjection::new("model");
+    append(&log, &[counted("key", 1), counted("key", 2)]).await;
+    let mut first = Running::start(projector(source(&log), Arc::new(projection.clone())));
+    first.until_applied(2).await;
+    first.crash().await;
+    assert_eq!(log.progress(&consumer()).await.expect("progress").position, 0);
+    let second = Running::start(projector(source(&log), Arc::new(projection)));
+    // The runner tells nobody when it commits.
+    let deadline = Instant::now() + LEASE + Duration::from_secs(5);
+    while log.progress(&consumer()).await.expect("progress").position < 2 {
+        assert!(Instant::now() < deadline, "not committed when it started again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    second.stop().await.expect("run");
+}
+
 #[tokio::test(start_paused = true)]
 async fn retention_follows_without_a_shutdown() {
     let log = MemoryLog::default();

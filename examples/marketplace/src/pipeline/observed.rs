@@ -81,8 +81,8 @@ mod generations {
             self.inner.release(rebuild).await
         }
 
-        async fn prepare(&self, generation: Generation) -> Result<(), RebuildError> {
-            self.inner.prepare(generation).await
+        async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<(), RebuildError> {
+            self.inner.prepare(generation, rebuild).await
         }
 
         fn projection(&self, generation: Generation, stage: Stage) -> Arc<dyn Projection> {
@@ -93,12 +93,12 @@ mod generations {
             }
         }
 
-        async fn swap(&self, to: Generation) -> Result<(), RebuildError> {
-            self.inner.swap(to).await
+        async fn swap(&self, to: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
+            self.inner.swap(to, rebuild).await
         }
 
-        async fn discard(&self, generation: Generation) -> Result<(), RebuildError> {
-            self.inner.discard(generation).await
+        async fn discard(&self, generation: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
+            self.inner.discard(generation, rebuild).await
         }
     }
 }

@@ -1,4 +1,7 @@
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 /// Failures to come, shared by the clones of a wrapper.
 #[derive(Debug)]
@@ -12,7 +15,7 @@ struct Cue<O, K> {
     when: When,
 }
 
-/// Whether a call that fails had its effect.
+/// Whether a call with a cue had its effect.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum When {
     /// It had none, and no answer ever comes.
@@ -21,6 +24,8 @@ pub(super) enum When {
     Before,
     /// It had, and only the answer is lost.
     After,
+    /// It had, and the answer takes so long.
+    Late(Duration),
 }
 
 impl<O, K> Clone for Cues<O, K> {
@@ -55,6 +60,12 @@ impl<O: Copy + PartialEq, K: Copy> Cues<O, K> {
         match self.take(operation) {
             None => call.await,
             Some((_, When::Never)) => std::future::pending().await,
+            Some((_, When::Late(by))) => {
+                let answer = call.await;
+                // Not a wait: it is the slow answer that was asked for.
+                tokio::time::sleep(by).await;
+                answer
+            }
             Some((kind, When::Before)) => Err(error(kind)),
             Some((kind, When::After)) => {
                 let _lost = call.await?;

@@ -83,6 +83,11 @@ impl<L> FaultyLog<L> {
         self.reads.add(operation, times, LogErrorKind::Unavailable, When::Never);
     }
 
+    /// The next `times` calls of `operation` have their effect, and the answer takes so long.
+    pub fn slow_next(&self, operation: LogOperation, times: usize, by: Duration) {
+        self.reads.add(operation, times, LogErrorKind::Unavailable, When::Late(by));
+    }
+
     /// The next `times` appends fail with this kind and add nothing.
     pub fn fail_append(&self, times: usize, kind: AppendErrorKind) {
         self.appends.add((), times, kind, When::Before);

@@ -1,6 +1,6 @@
 //! One rebuild of a read model at a time.
 
-use std::{sync::PoisonError, time::Duration};
+use std::time::Duration;
 
 use sqlx::Transaction;
 use uuid::Uuid;
@@ -12,39 +12,34 @@ use crate::{
 };
 
 impl<DB: SqlDatabase> SqlGenerations<DB> {
-    /// Writes down who rebuilds, unless that is somebody else.
+    /// Writes down who rebuilds, unless that is somebody else. Not behind the lock: it is held for as long as another's
+    /// swap takes, and one row is written at once or not at all.
     pub(super) async fn write_claim(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+        let _turn = if DB::HAS_ONE_WRITER { Some(self.turn.of_claim().await) } else { None };
         let mut tx = self.begin().await?;
         let (name, holder) = (self.name.as_str(), rebuild.to_string());
-        let taken = DB::claim_rebuild(&self.tables, &mut tx, name, &holder, lease).await.map_err(store_error)?;
-        tx.commit().await.map_err(store_error)?;
-        if !taken {
-            return Err(self.busy());
-        }
-        *self.claimed.lock().unwrap_or_else(PoisonError::into_inner) = Some(rebuild);
-        Ok(())
+        let taken = DB::claim_rebuild(&self.tables, &mut tx, name, &holder, lease).await.map_err(store_error::<DB>)?;
+        tx.commit().await.map_err(store_error::<DB>)?;
+        if taken { Ok(()) } else { Err(self.busy()) }
     }
 
     pub(super) async fn delete_claim(&self, rebuild: Uuid) -> Result<(), RebuildError> {
-        self.claimed.lock().unwrap_or_else(PoisonError::into_inner).take_if(|claimed| *claimed == rebuild);
         let mut tx = self.begin().await?;
         let deleted = DB::release_rebuild(&self.tables, &mut tx, self.name.as_str(), &rebuild.to_string()).await;
-        deleted.map_err(store_error)?;
-        tx.commit().await.map_err(store_error)
+        deleted.map_err(store_error::<DB>)?;
+        tx.commit().await.map_err(store_error::<DB>)
     }
 
-    /// Whoever claimed the read model here must still have it: a process that was frozen meanwhile does not know what
-    /// another has made of the generation.
-    pub(super) async fn check_claim(&self, tx: &mut Transaction<'_, DB>) -> Result<(), RebuildError> {
-        let claimed = *self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(claimed) = claimed else { return Ok(()) };
-        let holder = DB::rebuild_holder(&self.tables, tx, self.name.as_str()).await.map_err(store_error)?;
-        if holder.is_some_and(|holder| holder == claimed.to_string()) { Ok(()) } else { Err(self.busy()) }
+    /// Nobody else may have claimed the read model: a process that was frozen meanwhile does not know what another has
+    /// made of the generation.
+    pub(super) async fn check_claim(&self, tx: &mut Transaction<'_, DB>, rebuild: Uuid) -> Result<(), RebuildError> {
+        let holder = DB::rebuild_holder(&self.tables, tx, self.name.as_str()).await.map_err(store_error::<DB>)?;
+        if holder.is_some_and(|holder| holder == rebuild.to_string()) { Ok(()) } else { Err(self.busy()) }
     }
 
     fn busy(&self) -> RebuildError {
         let message = format!(
-            "another rebuild of {} is under way; when it died, its claim ends within {:?}",
+            "another rebuild of {} is under way, or this one has no claim; when the other died, its claim ends within {:?}",
             self.name,
             crate::rebuild::CLAIM
         );

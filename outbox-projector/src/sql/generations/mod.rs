@@ -7,20 +7,19 @@ mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod store;
+mod turn;
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use model::SqlReadModel;
-use outbox_core::projection::Projection;
+use outbox_core::projection::{Projection, ProjectionError, ProjectionErrorKind};
 use sqlx::{Pool, Transaction};
 pub(super) use store::GenerationStore;
+use turn::Turn;
 use uuid::Uuid;
 
-use super::{InvalidName, ProjectionName, SqlDatabase, SqlProjection, availability::is_unavailable};
+use super::{InvalidName, ProjectionName, SqlDatabase, SqlProjection, availability::is_unavailable, projection};
 use crate::rebuild::{Generation, Generations, RebuildError, RebuildErrorKind, Stage, State};
 
 /// [`Generations`] of a read model in a SQL database. [`SqlProjection::migrate`] has to have run.
@@ -29,15 +28,15 @@ use crate::rebuild::{Generation, Generations, RebuildError, RebuildErrorKind, St
 /// transaction, which also takes the old generation's positions away: a runner that still works on it has a conflict
 /// with its next step, and learns that it is retired.
 ///
-/// Who rebuilds stands in `projector_rebuild`, with an end by the database's clock. A swap, and what is dropped, look there
-/// in their own transaction, so that a rebuild that lost its claim, as a process that was frozen, changes nothing.
+/// Who rebuilds stands in `projector_rebuild`, with an end by the database's clock. What creates, swaps or drops a
+/// generation looks there in its own transaction, so that a rebuild without a claim, as one that was frozen until another
+/// began, changes nothing. On PostgreSQL a claim waits for nobody; on SQLite for whoever writes to the file.
 pub struct SqlGenerations<DB: SqlDatabase> {
     pool: Pool<DB>,
     name: ProjectionName,
     model: Arc<dyn SqlReadModel<DB>>,
     tables: Arc<DB::Tables>,
-    /// The rebuild that claimed the read model through this value.
-    claimed: Mutex<Option<Uuid>>,
+    turn: Turn,
 }
 
 const BUILDING: &str = "building";
@@ -53,7 +52,7 @@ impl<DB: SqlDatabase> SqlGenerations<DB> {
     pub fn new(pool: Pool<DB>, name: ProjectionName, model: impl SqlReadModel<DB>) -> Result<Self, InvalidName> {
         let longest = Generation::new(u32::MAX).unwrap_or(Generation::FIRST).name(name.as_str());
         ProjectionName::parse(longest)?;
-        Ok(Self { pool, name, model: Arc::new(model), tables: Arc::default(), claimed: Mutex::default() })
+        Ok(Self { pool, name, model: Arc::new(model), tables: Arc::default(), turn: Turn::default() })
     }
 
     #[cfg(feature = "postgres")]
@@ -63,13 +62,18 @@ impl<DB: SqlDatabase> SqlGenerations<DB> {
     }
 
     async fn begin(&self) -> Result<Transaction<'static, DB>, RebuildError> {
-        let mut tx = DB::begin(&self.pool).await.map_err(store_error)?;
-        DB::lock_read_model(&self.tables, &mut tx, self.name.as_str()).await.map_err(store_error)?;
+        projection::begin::<DB>(&self.pool).await.map_err(not_begun)
+    }
+
+    /// Alone with the read model's generations.
+    async fn begin_change(&self) -> Result<Transaction<'static, DB>, RebuildError> {
+        let mut tx = self.begin().await?;
+        DB::lock_read_model(&self.tables, &mut tx, self.name.as_str()).await.map_err(store_error::<DB>)?;
         Ok(tx)
     }
 
     async fn stages(&self, tx: &mut Transaction<'_, DB>) -> Result<Vec<(Generation, String)>, RebuildError> {
-        let found = DB::stages(&self.tables, tx, self.name.as_str()).await.map_err(store_error)?;
+        let found = DB::stages(&self.tables, tx, self.name.as_str()).await.map_err(store_error::<DB>)?;
         let known = |(number, stage): (i64, String)| Some((Generation::new(u32::try_from(number).ok()?)?, stage));
         Ok(found.into_iter().filter_map(known).collect())
     }
@@ -82,11 +86,11 @@ impl<DB: SqlDatabase> SqlGenerations<DB> {
     ) -> Result<(), RebuildError> {
         let (name, projection) = (self.name.as_str(), generation.name(self.name.as_str()));
         let number = i64::from(generation.get());
-        DB::set_stage(&self.tables, tx, name, number, &projection, stage).await.map_err(store_error)
+        DB::set_stage(&self.tables, tx, name, number, &projection, stage).await.map_err(store_error::<DB>)
     }
 
     async fn run(&self, tx: &mut Transaction<'_, DB>, sql: String) -> Result<(), RebuildError> {
-        DB::run_script(tx, sql).await.map_err(store_error)
+        DB::run_script(tx, sql).await.map_err(store_error::<DB>)
     }
 }
 
@@ -97,17 +101,17 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
     }
 
     async fn state(&self) -> Result<State, RebuildError> {
-        let mut tx = DB::begin(&self.pool).await.map_err(store_error)?;
+        let mut tx = self.begin().await?;
         let stages = self.stages(&mut tx).await?;
-        tx.commit().await.map_err(store_error)?;
+        tx.commit().await.map_err(store_error::<DB>)?;
         let at = |wanted| stages.iter().filter(|(_, stage)| stage == wanted).map(|(generation, _)| *generation).max();
         Ok(State { live: at(LIVE).unwrap_or(Generation::FIRST), building: at(BUILDING) })
     }
 
     async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError> {
-        let mut tx = DB::begin(&self.pool).await.map_err(store_error)?;
+        let mut tx = self.begin().await?;
         let stages = self.stages(&mut tx).await?;
-        tx.commit().await.map_err(store_error)?;
+        tx.commit().await.map_err(store_error::<DB>)?;
         Ok(stages.into_iter().filter(|(g, stage)| *g < generation && stage == RETIRED).map(|(g, _)| g).collect())
     }
 
@@ -119,8 +123,11 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
         self.delete_claim(rebuild).await
     }
 
-    async fn prepare(&self, generation: Generation) -> Result<(), RebuildError> {
-        let mut tx = self.begin().await?;
+    async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<(), RebuildError> {
+        let mut tx = self.begin_change().await?;
+        if let Some(rebuild) = rebuild {
+            self.check_claim(&mut tx, rebuild).await?;
+        }
         let stages = self.stages(&mut tx).await?;
         match stages.iter().find(|(known, _)| *known == generation).map(|(_, stage)| stage.as_str()) {
             Some(RETIRED | DROPPED) => {
@@ -134,12 +141,17 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
                 self.run(&mut tx, self.model.swap(generation)).await?;
                 self.set(&mut tx, generation, LIVE).await?;
             }
-            None => {
+            None if rebuild.is_some() => {
                 self.run(&mut tx, self.model.create(generation)).await?;
                 self.set(&mut tx, generation, BUILDING).await?;
             }
+            None => {
+                let message =
+                    format!("generation {generation} of {} is not there, and only a rebuild makes it", self.name);
+                return Err(RebuildError::new(RebuildErrorKind::Store, message));
+            }
         }
-        tx.commit().await.map_err(store_error)
+        tx.commit().await.map_err(store_error::<DB>)
     }
 
     fn projection(&self, generation: Generation, stage: Stage) -> Arc<dyn Projection> {
@@ -147,12 +159,13 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
         let name = ProjectionName::parse(generation.name(self.name.as_str())).unwrap_or_else(|_| self.name.clone());
         let handler = self.model.handler(generation, stage);
         let builder = SqlProjection::of(self.pool.clone(), name, handler, self.tables.clone());
-        Arc::new(self.model.projection(builder).build())
+        let projection = Arc::new(self.model.projection(builder).build());
+        if DB::HAS_ONE_WRITER { self.turn.taken_by(projection) } else { projection }
     }
 
-    async fn swap(&self, to: Generation) -> Result<(), RebuildError> {
-        let mut tx = self.begin().await?;
-        self.check_claim(&mut tx).await?;
+    async fn swap(&self, to: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
+        let mut tx = self.begin_change().await?;
+        self.check_claim(&mut tx, rebuild).await?;
         let stages = self.stages(&mut tx).await?;
         if stages.iter().any(|(known, stage)| *known == to && stage == LIVE) {
             return Ok(());
@@ -169,40 +182,53 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
             }
             self.set(&mut tx, old, RETIRED).await?;
             let projection = old.name(self.name.as_str());
-            DB::forget_positions(&self.tables, &mut tx, &projection).await.map_err(store_error)?;
+            DB::forget_positions(&self.tables, &mut tx, &projection).await.map_err(store_error::<DB>)?;
         }
         self.set(&mut tx, to, LIVE).await?;
         self.run(&mut tx, self.model.swap(to)).await?;
-        tx.commit().await.map_err(store_error)
+        tx.commit().await.map_err(store_error::<DB>)
     }
 
-    async fn discard(&self, generation: Generation) -> Result<(), RebuildError> {
-        let mut tx = self.begin().await?;
-        self.check_claim(&mut tx).await?;
+    async fn discard(&self, generation: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
+        let mut tx = self.begin_change().await?;
+        self.check_claim(&mut tx, rebuild).await?;
         let stages = self.stages(&mut tx).await?;
         if !stages.iter().any(|(known, stage)| *known == generation && [RETIRED, BUILDING].contains(&stage.as_str())) {
             return Ok(());
         }
         self.run(&mut tx, self.model.discard(generation)).await?;
-        DB::forget_all(&self.tables, &mut tx, &generation.name(self.name.as_str())).await.map_err(store_error)?;
+        DB::forget_all(&self.tables, &mut tx, &generation.name(self.name.as_str())).await.map_err(store_error::<DB>)?;
         // One that never was live may be built again.
         let was_building = stages.iter().any(|(known, stage)| *known == generation && stage == BUILDING);
         if was_building {
             DB::forget_generation(&self.tables, &mut tx, self.name.as_str(), i64::from(generation.get()))
                 .await
-                .map_err(store_error)?;
+                .map_err(store_error::<DB>)?;
         } else {
             self.set(&mut tx, generation, DROPPED).await?;
         }
-        tx.commit().await.map_err(store_error)
+        tx.commit().await.map_err(store_error::<DB>)
     }
 }
 
-fn store_error(error: sqlx::Error) -> RebuildError {
-    let (kind, message) = if is_unavailable(&error) {
-        (RebuildErrorKind::Unavailable, "the read model's database cannot be reached now")
+const AWAY: &str = "the read model's database cannot be reached now";
+const REFUSED: &str = "the generations of a read model cannot be read or changed; was it migrated?";
+
+fn store_error<DB: SqlDatabase>(error: sqlx::Error) -> RebuildError {
+    // Where nothing was migrated waiting does not help, however often that passes during a deployment.
+    let is_not_migrated = error.as_database_error().is_some_and(DB::is_missing_table);
+    let (kind, message) = if is_unavailable(&error) && !is_not_migrated {
+        (RebuildErrorKind::Unavailable, AWAY)
     } else {
-        (RebuildErrorKind::Store, "the generations of a read model cannot be read or changed; was it migrated?")
+        (RebuildErrorKind::Store, REFUSED)
+    };
+    RebuildError::new(kind, message).with_source(error)
+}
+
+fn not_begun(error: ProjectionError) -> RebuildError {
+    let (kind, message) = match error.kind() {
+        ProjectionErrorKind::Unavailable => (RebuildErrorKind::Unavailable, AWAY),
+        _ => (RebuildErrorKind::Store, REFUSED),
     };
     RebuildError::new(kind, message).with_source(error)
 }

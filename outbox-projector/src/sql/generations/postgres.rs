@@ -16,6 +16,8 @@ impl SqlGenerations<Postgres> {
 
 #[async_trait]
 impl GenerationStore for Postgres {
+    const HAS_ONE_WRITER: bool = false;
+
     async fn lock_read_model(
         _: &PostgresTables,
         tx: &mut Transaction<'_, Self>,

@@ -11,6 +11,8 @@ const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
 
 #[async_trait]
 impl GenerationStore for Sqlite {
+    const HAS_ONE_WRITER: bool = true;
+
     async fn lock_read_model(_: &SqliteTables, _: &mut Transaction<'_, Self>, _: &str) -> Result<(), sqlx::Error> {
         // The transaction began as the only one that writes.
         Ok(())

@@ -8,6 +8,9 @@ use crate::sql::store::Store;
 /// What differs between databases about generations.
 #[async_trait]
 pub trait GenerationStore: Store {
+    /// Whether all who write take turns, in no order.
+    const HAS_ONE_WRITER: bool;
+
     /// Keeps others from changing the generations of a read model until the transaction ends.
     async fn lock_read_model(
         tables: &Self::Tables,

@@ -170,7 +170,7 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         Ok((removed > 0).then_some(letter))
     }
 
-    /// Nobody else changes the watermark of a key, if it has one, until the transaction ends.
+    /// Nobody else changes the watermark of a key until the transaction ends.
     async fn lock_series(&self, tx: &mut sqlx::Transaction<'_, DB>, series: &Series) -> Result<(), ProjectionError> {
         let SqlProjection { tables, name, versioned, .. } = self.projection;
         if !versioned {

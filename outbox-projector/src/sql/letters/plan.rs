@@ -1,6 +1,6 @@
 //! What a replay has to do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use outbox_core::projection::ProjectionError;
 use uuid::Uuid;
@@ -10,6 +10,9 @@ use super::{
     bodies::{Bodies, NoEvent},
 };
 use crate::sql::{Series, SqlDatabase, SqlProjection, projection::store_error};
+
+/// A topic may hold far more letters than are open: asked for so many at once.
+const AT_ONCE: usize = 10_000;
 
 /// What is replayed by itself: the letters of a key in order, or one of them.
 pub(super) struct Unit {
@@ -112,15 +115,21 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         replay: &Replay,
         bodies: &Bodies<'_>,
     ) -> Result<Vec<(Uuid, Option<Series>)>, ProjectionError> {
+        let SqlProjection { tables, pool, name, .. } = self.projection;
+        let ids: Vec<Uuid> = bodies.elsewhere.keys().copied().collect();
+        let mut open = HashSet::new();
+        for ids in ids.chunks(AT_ONCE) {
+            open.extend(DB::open_letters(tables, pool, name.as_str(), ids).await.map_err(store_error::<DB>)?);
+        }
         let mut not_open = Vec::new();
-        for letter in bodies.elsewhere.values() {
+        for letter in bodies.elsewhere.values().filter(|letter| !open.contains(&letter.id)) {
             let series = letter.event(bodies.decoder).ok().map(|received| Series::of_received(&received));
             let is_meant = match &replay.which {
                 Letters::All => true,
                 Letters::Key(key) => series.as_ref() == Some(key),
                 Letters::Id(id) => letter.id == *id,
             };
-            if is_meant && self.get(letter.id).await?.is_none() {
+            if is_meant {
                 not_open.push((letter.id, series));
             }
         }

@@ -69,6 +69,21 @@ macro_rules! letter_statements {
                 query.fetch_optional(pool).await?.as_ref().map(stored).transpose()
             }
 
+            async fn open_letters(
+                tables: &Tables,
+                pool: &Pool<Self>,
+                projection: &str,
+                ids: &[Uuid],
+            ) -> Result<Vec<Uuid>, sqlx::Error> {
+                let table = $table(tables);
+                let sql =
+                    format!(concat!("SELECT letter_id FROM {} WHERE projection = $1 AND letter_id ", $among), table);
+                let ids: Vec<$uuid> = ids.iter().copied().map(<$uuid>::from).collect();
+                let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(projection).bind($list(ids));
+                let open: Vec<$uuid> = query.fetch_all(pool).await?;
+                Ok(open.into_iter().map(Uuid::from).collect())
+            }
+
             async fn lock_letter(
                 tables: &Tables,
                 tx: &mut Transaction<'_, Self>,

@@ -44,7 +44,15 @@ pub trait LetterStore: Store {
         id: Uuid,
     ) -> Result<Option<Stored>, sqlx::Error>;
 
-    /// The same, which nobody else removes until the transaction ends.
+    /// Those of these that are there.
+    async fn open_letters(
+        tables: &Self::Tables,
+        pool: &Pool<Self>,
+        projection: &str,
+        ids: &[Uuid],
+    ) -> Result<Vec<Uuid>, sqlx::Error>;
+
+    /// The same as [`find_letter`](Self::find_letter), which nobody else removes until the transaction ends.
     async fn lock_letter(
         tables: &Self::Tables,
         tx: &mut Transaction<'_, Self>,

@@ -195,6 +195,19 @@ async fn what_was_refused_in_a_step_says_nothing_of_another() {
     assert_eq!((applied.applied, store.documents.len()), (1, 1));
 }
 
+/// As when the letter of the first could not be kept for long.
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_long_ago_is_asked_for_again() {
+    let ((store, mended), log) = (refusing(), Sequencer::default());
+    let projection = projection(&store).build();
+    let events = [("a", 101), ("b", 102)].map(|(key, n)| log.receive(counted(key, n)));
+    apply(&projection, &events).await.expect_err("refused");
+    mended.store(true, Ordering::SeqCst);
+    tokio::time::advance(std::time::Duration::from_secs(11)).await;
+    let applied = apply(&projection, &events[1..]).await.expect("it is taken now");
+    assert_eq!((applied.applied, store.documents.len()), (1, 1));
+}
+
 #[tokio::test]
 async fn no_event_is_blamed_for_what_the_store_says_of_a_request() {
     let (store, log) = (Faulty::new(), Sequencer::default());

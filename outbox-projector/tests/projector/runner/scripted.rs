@@ -40,14 +40,15 @@ pub(super) struct Script {
     /// In the order in which they were asked for.
     asked: Mutex<Vec<Partition>>,
     pub(super) is_asked: Notify,
-    events: mpsc::UnboundedSender<SourceEvent>,
+    waits: AtomicUsize,
+    events: mpsc::UnboundedSender<Result<SourceEvent, SourceError>>,
     sent: AtomicUsize,
     sequencer: Sequencer,
 }
 
 pub(super) struct Scripted {
     script: Arc<Script>,
-    events: mpsc::UnboundedReceiver<SourceEvent>,
+    events: mpsc::UnboundedReceiver<Result<SourceEvent, SourceError>>,
 }
 
 pub(super) fn partition(n: usize) -> Partition {
@@ -62,6 +63,7 @@ pub(super) fn scripted(partitions: usize, lag: Lag) -> (Arc<Script>, Scripted) {
         otherwise: Mutex::new(lag),
         asked: Mutex::default(),
         is_asked: Notify::new(),
+        waits: AtomicUsize::new(0),
         events: sender,
         sent: AtomicUsize::new(0),
         sequencer: Sequencer::default(),
@@ -72,7 +74,12 @@ pub(super) fn scripted(partitions: usize, lag: Lag) -> (Arc<Script>, Scripted) {
 
 impl Script {
     pub(super) fn say(&self, event: SourceEvent) {
-        self.events.send(event).expect("the source is there");
+        self.events.send(Ok(event)).expect("the source is there");
+    }
+
+    pub(super) fn fail(&self, kind: SourceErrorKind) {
+        let error = SourceError::new(kind, "the script says so");
+        self.events.send(Err(error)).expect("the source is there");
     }
 
     /// Of all partitions.
@@ -97,6 +104,11 @@ impl Script {
         }));
     }
 
+    /// How often somebody began to wait for the next thing.
+    pub(super) fn waits(&self) -> usize {
+        self.waits.load(Ordering::Relaxed)
+    }
+
     pub(super) fn asked(&self) -> Vec<Partition> {
         self.asked.lock().unwrap().clone()
     }
@@ -109,7 +121,8 @@ impl EventSource for Scripted {
     }
 
     async fn next(&mut self) -> Result<SourceEvent, SourceError> {
-        Ok(self.events.recv().await.expect("the script outlives the source"))
+        self.script.waits.fetch_add(1, Ordering::Relaxed);
+        self.events.recv().await.expect("the script outlives the source")
     }
 
     async fn start(&mut self, _: &Partition, _: Option<&SourcePosition>) -> Result<(), SourceError> {

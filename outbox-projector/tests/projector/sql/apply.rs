@@ -25,6 +25,7 @@ on_every_database!(
     a_versioned_projection_keeps_no_watermarks,
     a_second_projection_has_its_own_watermarks,
     without_tables_it_says_what_to_do,
+    tables_of_an_earlier_version_are_told_from_an_outage,
 );
 
 /// Moves a partition as a runner does: the position is read again after whatever went wrong.
@@ -161,4 +162,15 @@ where
         assert!(error.to_string().contains("migrate"), "{error}");
     }
     bare.tear_down().await;
+}
+
+async fn tables_of_an_earlier_version_are_told_from_an_outage<DB: TestDatabase>(database: &Database<DB>)
+where
+    ReadModel: Handler<DB>,
+{
+    let projection = database.projection(ReadModel::default());
+    DB::drop_column(&database.pool, "projector_watermark", "previous").await;
+    let events = [received(&Sequencer::default(), "a", 1)];
+    let error = apply(&projection, "p", "1", &events).await.expect_err("an older table");
+    assert_eq!(error.kind(), ProjectionErrorKind::NotMigrated, "{error}");
 }

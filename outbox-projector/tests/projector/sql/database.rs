@@ -23,6 +23,8 @@ pub(crate) trait TestDatabase: SqlDatabase {
     async fn create() -> (Pool<Self>, Self::Kept);
     async fn migrate(pool: &Pool<Self>);
     async fn count(pool: &Pool<Self>, table: &'static str) -> i64;
+    /// Of one of the projector's tables.
+    async fn drop_column(pool: &Pool<Self>, table: &'static str, column: &'static str);
     /// Key and number.
     async fn list(pool: &Pool<Self>) -> Vec<(String, i64)>;
     /// Key, count and last number.
@@ -127,6 +129,11 @@ impl TestDatabase for sqlx::Postgres {
         counted[0].0
     }
 
+    async fn drop_column(pool: &Pool<Self>, table: &'static str, column: &'static str) {
+        let sql = format!("ALTER TABLE outbox.{table} DROP COLUMN {column}");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(pool).await.expect("the column goes");
+    }
+
     async fn list(pool: &Pool<Self>) -> Vec<(String, i64)> {
         all!(pool, LIST)
     }
@@ -171,6 +178,11 @@ impl TestDatabase for sqlx::Sqlite {
     async fn count(pool: &Pool<Self>, table: &'static str) -> i64 {
         let counted: Vec<(i64,)> = all!(pool, format!("SELECT count(*) FROM {table}"));
         counted[0].0
+    }
+
+    async fn drop_column(pool: &Pool<Self>, table: &'static str, column: &'static str) {
+        let sql = format!("ALTER TABLE {table} DROP COLUMN {column}");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(pool).await.expect("the column goes");
     }
 
     async fn list(pool: &Pool<Self>) -> Vec<(String, i64)> {

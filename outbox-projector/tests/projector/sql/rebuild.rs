@@ -1,10 +1,17 @@
 //! A read model that is built anew beside the one in use.
 
 mod claims;
+#[cfg(feature = "postgres")]
+mod on_postgres;
+#[cfg(feature = "sqlite")]
+mod on_sqlite;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -24,6 +31,7 @@ use outbox_projector::{
 };
 use sqlx::{AssertSqlSafe, Transaction};
 use tokio::sync::{oneshot, watch};
+use uuid::Uuid;
 
 use super::{
     database::{Database, TestDatabase},
@@ -135,6 +143,15 @@ where
         for n in numbers {
             append(&self.log, &[counted(&format!("key-{}", n % KEYS), n)]).await;
         }
+    }
+
+    /// The first generation, and a second one that this rebuild builds.
+    async fn two_generations(&self) -> (Generation, Uuid) {
+        let (second, rebuild) = (Generation::FIRST.next(), Uuid::now_v7());
+        self.generations.claim(rebuild, Duration::from_hours(1)).await.expect("claim");
+        self.generations.prepare(Generation::FIRST, None).await.expect("prepare");
+        self.generations.prepare(second, Some(rebuild)).await.expect("prepare");
+        (second, rebuild)
     }
 
     fn live(&self) -> Live {
@@ -283,7 +300,7 @@ where
     const EVENTS: i64 = 1_500;
     let scene = Scene::new(database);
     scene.write(0..EVENTS).await;
-    scene.generations.prepare(Generation::FIRST).await.expect("prepare");
+    scene.generations.prepare(Generation::FIRST, None).await.expect("prepare");
     let consumer = ConsumerName::parse("sums").expect("name");
     let all_at_once = Arc::new(LogSources::new(Arc::new(scene.log.clone()), consumer).batch(2_000));
     let rebuild = Rebuild::new(scene.generations.clone(), all_at_once).swap_within(10);
@@ -298,14 +315,12 @@ where
 {
     let scene = Scene::new(database);
     scene.write(0..100).await;
-    let second = Generation::FIRST.next();
-    for generation in [Generation::FIRST, second] {
-        scene.generations.prepare(generation).await.expect("prepare");
-    }
+    let (second, interrupted) = scene.two_generations().await;
     let wrong = scene.generations.projection(second, Stage::Building);
     let (partition, to) = (Partition::new("p"), SourcePosition::from_text("1"));
     let events = [received(&Sequencer::default(), "wrong", 1_000)];
     wrong.apply(Step::new(&partition, None, &to, &events)).await.expect("apply");
+    scene.generations.release(interrupted).await.expect("release");
     let rebuild = scene.rebuild().afresh().swap_within(0);
     let live = within("the rebuild", rebuild.run(std::future::pending())).await.expect("rebuild");
     assert_eq!(live, second);
@@ -318,11 +333,9 @@ where
     SumsOf: Handler<DB>,
 {
     let scene = Scene::new(database);
-    let second = Generation::FIRST.next();
-    for generation in [Generation::FIRST, second] {
-        scene.generations.prepare(generation).await.expect("prepare");
-    }
-    scene.generations.swap(second).await.expect("swap");
+    let (second, interrupted) = scene.two_generations().await;
+    scene.generations.swap(second, interrupted).await.expect("swap");
+    scene.generations.release(interrupted).await.expect("release");
     let live = within("the rebuild", scene.rebuild().run(std::future::pending())).await.expect("rebuild");
     assert_eq!(live, second, "no third");
     assert!(scene.generations.before(second).await.expect("before").is_empty());
@@ -335,8 +348,7 @@ where
 {
     let scene = Scene::new(database);
     let generations = &scene.generations;
-    let second = Generation::FIRST.next();
-    generations.prepare(Generation::FIRST).await.expect("prepare");
+    let (second, rebuild) = scene.two_generations().await;
     let old = generations.projection(Generation::FIRST, Stage::Live);
     let (partition, log) = (Partition::new("p"), Sequencer::default());
     let at = |n: u32| SourcePosition::from_text(n.to_string());
@@ -346,18 +358,17 @@ where
         old.apply(Step::new(&partition, from.as_ref(), &at(to), &events)).await.map_err(|error| error.kind())
     };
     step(None, 1).await.expect("apply");
-    generations.prepare(second).await.expect("prepare");
-    generations.swap(second).await.expect("swap");
-    generations.swap(second).await.expect("once more");
+    generations.swap(second, rebuild).await.expect("swap");
+    generations.swap(second, rebuild).await.expect("once more");
     assert_eq!(step(Some(1), 2).await.expect_err("retired"), ProjectionErrorKind::Conflict);
     assert_eq!(old.position(&partition).await.expect_err("retired").kind(), ProjectionErrorKind::Retired);
     assert_eq!(step(None, 2).await.expect_err("retired"), ProjectionErrorKind::Conflict);
     assert_eq!(generations.before(second).await.expect("before"), [Generation::FIRST]);
     for _ in 0..2 {
-        generations.discard(Generation::FIRST).await.expect("discard");
+        generations.discard(Generation::FIRST, rebuild).await.expect("discard");
     }
     assert_eq!(old.position(&partition).await.expect_err("dropped").kind(), ProjectionErrorKind::Retired);
-    generations.prepare(Generation::FIRST).await.expect_err("it cannot come back");
+    generations.prepare(Generation::FIRST, None).await.expect_err("it cannot come back");
     assert_eq!(DB::count(&database.pool, "projector_watermark").await, 0, "nothing of it is left");
 }
 

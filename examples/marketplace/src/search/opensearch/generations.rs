@@ -13,6 +13,7 @@ use outbox_projector::{
     rebuild::{Generation, Generations, RebuildError, RebuildErrorKind, Stage, State},
 };
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{CallError, OpenSearchIndex, mapping, write};
 use crate::search::{CONSUMER, TutorDocuments};
@@ -48,7 +49,7 @@ impl Generations for OpenSearchIndex {
         Ok(self.generations(&all).into_iter().filter(|known| *known < generation).collect())
     }
 
-    async fn prepare(&self, generation: Generation) -> Result<(), RebuildError> {
+    async fn prepare(&self, generation: Generation, _rebuild: Option<Uuid>) -> Result<(), RebuildError> {
         if generation == Generation::FIRST {
             return OpenSearchIndex::prepare(self).await.map_err(store_error);
         }
@@ -72,7 +73,7 @@ impl Generations for OpenSearchIndex {
         Arc::new(VersionedProjection::builder(generation.name(CONSUMER), store, documents).build())
     }
 
-    async fn swap(&self, to: Generation) -> Result<(), RebuildError> {
+    async fn swap(&self, to: Generation, _rebuild: Uuid) -> Result<(), RebuildError> {
         // Whatever was written is found from the first query on.
         self.call(Method::Post, &format!("/{}/_refresh", self.index_of(to)), None).await?;
         let mut actions = vec![json!({ "add": { "index": self.index_of(to), "alias": self.0.alias } })];
@@ -83,7 +84,7 @@ impl Generations for OpenSearchIndex {
         self.call(Method::Post, "/_aliases", Some(json!({ "actions": actions }))).await
     }
 
-    async fn discard(&self, generation: Generation) -> Result<(), RebuildError> {
+    async fn discard(&self, generation: Generation, _rebuild: Uuid) -> Result<(), RebuildError> {
         let path = format!("/{}?ignore_unavailable=true", self.index_of(generation));
         self.call(Method::Delete, &path, None).await
     }

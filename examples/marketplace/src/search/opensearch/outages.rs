@@ -26,6 +26,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
+use uuid::Uuid;
 
 use super::*;
 use crate::{
@@ -169,7 +170,7 @@ impl Scene {
     async fn end(self) {
         self.stop.send(()).expect("it runs");
         self.running.await.expect("no panic").expect("run");
-        self.index.discard(Generation::FIRST).await.expect("removed");
+        self.index.discard(Generation::FIRST, Uuid::now_v7()).await.expect("removed");
         self.db.close().await;
         self.database.drop_database().await;
     }

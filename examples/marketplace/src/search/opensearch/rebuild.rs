@@ -18,6 +18,7 @@ use outbox_core::{
 };
 use outbox_projector::rebuild::{Generations as _, LiveProjector, LogSources, Rebuild};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::OpenSearchIndex;
 use crate::{
@@ -163,5 +164,5 @@ async fn a_rebuild_of_many_tutors_is_never_seen_half_built_and_ends_equal() {
     assert!(generations.before(second).await.expect("before").is_empty(), "the first index is gone");
     stop.send(()).expect("it runs");
     running.await.expect("no panic").expect("run");
-    generations.discard(second).await.expect("removed");
+    generations.discard(second, Uuid::now_v7()).await.expect("removed");
 }

@@ -141,7 +141,8 @@ where
     let projection = database.projection(ReadModel::default());
     topic.step(&projection, "1", &events[1..], &[rejected(&events[0])]).await;
     topic.letters.store("model", &[rejected(&events[1])]).await.expect("stored");
-    let other = TopicLetter { id: events[0].event.id, ..topic.read().await.remove(1) };
+    let mut other = topic.read().await.remove(1);
+    other.id = events[0].event.id;
     let report = replay(&projection, Replay::of(Letters::All).from_topic([other])).await;
     assert_eq!((counts(&report), database.model().await.list("a")), ((0, 1), vec![1]));
     let left = list(&projection).await;

@@ -102,13 +102,50 @@ async fn what_comes_again_while_its_letter_is_replayed_has_one_effect() {
     database.tear_down().await;
 }
 
-/// PostgreSQL tells nobody when somebody begins to wait.
+/// The replay holds the key before its letters, also where nothing of the key has a watermark yet: otherwise each would
+/// wait for what the other has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_and_a_replay_of_a_key_without_a_watermark_do_not_wait_for_each_other() {
+    let database = database::fresh::<Postgres>().await;
+    let log = Sequencer::default();
+    let (one, two) = (received(&log, "a", 1), received(&log, "a", 2));
+    let handler = ReadModel::with(1, Trouble::Reject);
+    let operator = keeping(&database, BlockedKeys::Hold, &handler);
+    step(&operator, "1", &[], &[undecodable(&one, 1)]).await.expect("apply");
+    let all = Replay::of(Letters::All).decoder(Arc::new(Either));
+    let filed = operator.dead_letters().replay(&all).await.expect("replay");
+    assert_eq!(counts(&filed), (0, 1), "it is filed under its key and rejected");
+    handler.mend();
+
+    let mut somebody = database.pool.begin().await.expect("a transaction");
+    let lock = sqlx::query("SELECT FROM outbox.projector_dead_letter FOR UPDATE");
+    lock.execute(&mut *somebody).await.expect("the letter is locked");
+    let replaying = tokio::spawn(async move { operator.dead_letters().replay(&all).await });
+    until_so_many_wait_for_a_lock(&database, 1).await;
+    let projector = keeping(&database, BlockedKeys::Hold, &ReadModel::default());
+    let stepping = tokio::spawn(async move { step(&projector, "2", &[two], &[]).await });
+    until_so_many_wait_for_a_lock(&database, 2).await;
+    somebody.rollback().await.expect("rollback");
+
+    let report = within("the replay ends", replaying).await.expect("no panic").expect("no deadlock");
+    assert_eq!(counts(&report), (1, 0));
+    let applied = within("the step ends", stepping).await.expect("no panic").expect("no deadlock");
+    assert_eq!((applied.applied, applied.held), (1, 0));
+    assert_eq!(database.model().await.list("a"), [1, 2]);
+    database.tear_down().await;
+}
+
 async fn until_somebody_waits_for_a_lock(database: &Database<Postgres>) {
+    until_so_many_wait_for_a_lock(database, 1).await;
+}
+
+/// PostgreSQL tells nobody when somebody begins to wait.
+async fn until_so_many_wait_for_a_lock(database: &Database<Postgres>, count: i64) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&database.pool).await.expect("a query") == 0 {
-        assert!(tokio::time::Instant::now() < deadline, "nobody ever waits for a lock");
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&database.pool).await.expect("a query") < count {
+        assert!(tokio::time::Instant::now() < deadline, "fewer than {count} ever wait for a lock");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

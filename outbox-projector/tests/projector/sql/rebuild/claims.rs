@@ -1,12 +1,12 @@
 //! Two operators rebuild one read model.
 
-use std::time::Duration;
-
 use outbox_core::log::{EventLog as _, StartAt};
 use outbox_projector::rebuild::RebuildError;
-use uuid::Uuid;
 
-use super::*;
+use super::{
+    super::{ReadModel, database::unmigrated},
+    *,
+};
 
 const LONG: Duration = Duration::from_hours(1);
 
@@ -23,7 +23,7 @@ where
     let scene = Scene::new(database);
     let elsewhere = Scene { log: scene.log.clone(), sources: scene.sources.clone(), ..Scene::new(database) };
     scene.write(0..EVENTS).await;
-    scene.generations.prepare(Generation::FIRST).await.expect("prepare");
+    scene.generations.prepare(Generation::FIRST, None).await.expect("prepare");
     // The first one does not get to its end.
     let consumer = ConsumerName::parse("sums.g2").expect("name");
     scene.log.register(&consumer, StartAt::Beginning).await.expect("register");
@@ -52,36 +52,71 @@ where
     assert_eq!(DB::count(&database.pool, "projector_rebuild").await, 0);
 }
 
-/// A process that was frozen until others took it for dead neither swaps nor drops what they build, and they do not
-/// wait for it.
+/// A process that was frozen until others took it for dead neither creates, swaps nor drops what they build, and they do
+/// not wait for it. Whether they are in another process makes no difference.
 async fn a_claim_that_ended_is_worth_nothing<DB: Seen>(database: &Database<DB>)
 where
     SumsOf: Handler<DB>,
 {
-    let scene = Scene::new(database);
-    let elsewhere = Scene::new(database);
-    let (frozen, other) = (&scene.generations, &elsewhere.generations);
-    let second = Generation::FIRST.next();
-    let (it, they) = (Uuid::now_v7(), Uuid::now_v7());
-    frozen.claim(it, LONG).await.expect("claim");
-    assert_eq!(kind(other.claim(they, LONG).await), RebuildErrorKind::Busy);
-    for generation in [Generation::FIRST, second] {
-        frozen.prepare(generation).await.expect("prepare");
-    }
-    frozen.claim(it, Duration::ZERO).await.expect("once more, up to now");
+    let (scene, elsewhere) = (Scene::new(database), Scene::new(database));
+    let frozen = &scene.generations;
+    let (second, it) = scene.two_generations().await;
+    let third = second.next();
+    for other in [&elsewhere.generations, frozen] {
+        let they = Uuid::now_v7();
+        assert_eq!(kind(other.claim(they, LONG).await), RebuildErrorKind::Busy);
+        frozen.claim(it, Duration::ZERO).await.expect("once more, up to now");
 
-    other.claim(they, LONG).await.expect("nobody renews it");
-    assert_eq!(kind(frozen.claim(it, LONG).await), RebuildErrorKind::Busy);
-    assert_eq!(kind(frozen.swap(second).await), RebuildErrorKind::Busy);
-    assert_eq!(kind(frozen.discard(second).await), RebuildErrorKind::Busy);
-    frozen.release(it).await.expect("nothing to release");
-    assert_eq!(kind(scene.rebuild().run(std::future::pending()).await), RebuildErrorKind::Busy);
-    let state = other.state().await.expect("state");
-    assert_eq!((state.live, state.building), (Generation::FIRST, Some(second)));
-    other.swap(second).await.expect("swap");
-    other.discard(Generation::FIRST).await.expect("discard");
-    other.release(they).await.expect("release");
+        other.claim(they, LONG).await.expect("nobody renews it");
+        assert_eq!(kind(frozen.claim(it, LONG).await), RebuildErrorKind::Busy);
+        assert_eq!(kind(frozen.prepare(third, Some(it)).await), RebuildErrorKind::Busy);
+        assert_eq!(kind(frozen.swap(second, it).await), RebuildErrorKind::Busy);
+        assert_eq!(kind(frozen.discard(second, it).await), RebuildErrorKind::Busy);
+        frozen.release(it).await.expect("nothing to release");
+        assert_eq!(kind(scene.rebuild().run(std::future::pending()).await), RebuildErrorKind::Busy);
+        let state = other.state().await.expect("state");
+        assert_eq!((state.live, state.building), (Generation::FIRST, Some(second)));
+
+        other.release(they).await.expect("release");
+        assert_eq!(kind(frozen.swap(second, it).await), RebuildErrorKind::Busy, "nobody has it");
+        frozen.claim(it, LONG).await.expect("nobody has it");
+    }
+    frozen.swap(second, it).await.expect("swap");
+    frozen.discard(Generation::FIRST, it).await.expect("discard");
+    frozen.release(it).await.expect("release");
     assert_eq!(DB::count(&database.pool, "projector_rebuild").await, 0);
 }
 
-on_every_database!(of_two_rebuilds_one_is_refused, a_claim_that_ended_is_worth_nothing);
+/// Who runs the live generation creates the first one, and begins no other.
+async fn only_a_rebuild_begins_a_generation<DB: Seen>(database: &Database<DB>)
+where
+    SumsOf: Handler<DB>,
+{
+    let generations = Scene::new(database).generations;
+    let second = Generation::FIRST.next();
+    generations.prepare(Generation::FIRST, None).await.expect("the first");
+    assert_eq!(kind(generations.prepare(second, None).await), RebuildErrorKind::Store);
+    assert_eq!(kind(generations.prepare(second, Some(Uuid::now_v7())).await), RebuildErrorKind::Busy, "no claim");
+    assert_eq!(generations.state().await.expect("state").building, None);
+}
+
+/// Waiting does not help then, so it is not told as an outage.
+async fn tables_that_are_missing_are_no_outage<DB: Seen>(_: &Database<DB>)
+where
+    SumsOf: Handler<DB>,
+    ReadModel: Handler<DB>,
+{
+    let database = unmigrated::<DB>().await;
+    let scene = Scene::new(&database);
+    assert_eq!(kind(scene.generations.claim(Uuid::now_v7(), LONG).await), RebuildErrorKind::Store);
+    assert_eq!(kind(scene.generations.state().await), RebuildErrorKind::Store);
+    assert_eq!(kind(within("the end", scene.rebuild().run(std::future::pending())).await), RebuildErrorKind::Store);
+    database.tear_down().await;
+}
+
+on_every_database!(
+    of_two_rebuilds_one_is_refused,
+    a_claim_that_ended_is_worth_nothing,
+    only_a_rebuild_begins_a_generation,
+    tables_that_are_missing_are_no_outage,
+);

@@ -1,0 +1,115 @@
+//! A rebuild's claim to its read model, kept while it works.
+
+use std::{sync::Arc, time::Duration};
+
+use outbox_core::error::chain;
+use tokio::time::{Instant, sleep_until, timeout};
+use uuid::Uuid;
+
+use super::{Generations, RebuildError, RebuildErrorKind};
+
+/// How long others wait for a rebuild that died.
+pub(crate) const CLAIM: Duration = Duration::from_secs(15);
+
+/// How long the store may take to grant or end a claim.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// From one renewal to the next.
+const RENEW: Duration = Duration::from_secs(3);
+
+/// From a renewal that failed to the next try.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A rebuild that was not renewed for so long stops. The rest of the claim is for giving its partitions back.
+const GIVE_UP: Duration = Duration::from_secs(10);
+
+/// So long after the last renewal its source is dropped, whatever it still does: whoever claims next finds every
+/// partition free.
+const GONE: Duration = Duration::from_secs(14);
+
+/// A claim that was granted.
+pub(super) struct Claim {
+    generations: Arc<dyn Generations>,
+    rebuild: Uuid,
+    /// When the store was asked for what it granted last. Its lease began later, so it ends later than this one counts.
+    since: Instant,
+    again: Instant,
+    failure: Option<RebuildError>,
+}
+
+impl Claim {
+    /// Claims for a new rebuild, in at most [`ANSWER`].
+    pub(super) async fn take(generations: &Arc<dyn Generations>) -> Result<Self, RebuildError> {
+        let (rebuild, since) = (Uuid::now_v7(), Instant::now());
+        ask(generations.as_ref(), rebuild).await?;
+        Ok(Self { generations: generations.clone(), rebuild, since, again: since + RENEW, failure: None })
+    }
+
+    pub(super) fn rebuild(&self) -> Uuid {
+        self.rebuild
+    }
+
+    /// Renews the claim while it is polled, and resolves only when it is lost: as [`RebuildErrorKind::Busy`] to another,
+    /// as [`RebuildErrorKind::Lapsed`] because no renewal came in time. May be dropped and called again.
+    pub(super) async fn keep(&mut self) -> RebuildError {
+        loop {
+            let give_up = self.since + GIVE_UP;
+            let (generations, rebuild, again) = (self.generations.clone(), self.rebuild, self.again);
+            let renewing = async {
+                sleep_until(again).await;
+                (Instant::now(), ask(generations.as_ref(), rebuild).await)
+            };
+            let (asked, answer) = tokio::select! {
+                biased;
+                () = sleep_until(give_up) => return self.lapsed(),
+                renewed = renewing => renewed,
+            };
+            match answer {
+                // A process that was frozen hears late of what it was granted; meanwhile another may have had the claim.
+                Ok(()) if Instant::now() >= give_up => return self.lapsed(),
+                Ok(()) => {
+                    (self.since, self.again) = (asked, asked + RENEW);
+                    self.failure = None;
+                }
+                Err(error) if error.kind() == RebuildErrorKind::Busy => return error,
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "the claim to the read model was not renewed");
+                    self.again = Instant::now() + RETRY;
+                    self.failure = Some(error);
+                }
+            }
+        }
+    }
+
+    /// Renews it while it is polled, and resolves shortly before others may have it.
+    pub(super) async fn is_gone(&mut self) {
+        let _why = self.keep().await;
+        sleep_until(self.since + GONE).await;
+    }
+
+    /// Lets others have it, in at most [`ANSWER`].
+    pub(super) async fn release(self) {
+        let released = timeout(ANSWER, self.generations.release(self.rebuild)).await;
+        if let Err(error) = released.unwrap_or_else(|_elapsed| Err(unanswered())) {
+            tracing::warn!(error = chain(&error), "the next rebuild has to wait for the end of this one's claim");
+        }
+    }
+
+    fn lapsed(&mut self) -> RebuildError {
+        let message = "the claim to the read model was not renewed in time; run the rebuild again to go on";
+        let error = RebuildError::new(RebuildErrorKind::Lapsed, message);
+        match self.failure.take() {
+            Some(failure) => error.with_source(failure),
+            None => error,
+        }
+    }
+}
+
+async fn ask(generations: &dyn Generations, rebuild: Uuid) -> Result<(), RebuildError> {
+    timeout(ANSWER, generations.claim(rebuild, CLAIM)).await.unwrap_or_else(|_elapsed| Err(unanswered()))
+}
+
+fn unanswered() -> RebuildError {
+    let message = format!("the store of the read model did not answer within {ANSWER:?}");
+    RebuildError::new(RebuildErrorKind::Unavailable, message)
+}
