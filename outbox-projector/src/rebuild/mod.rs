@@ -96,7 +96,7 @@ impl Rebuild {
         self
     }
 
-    /// Settings of the projector that builds, such as its batch. Default: those of [`Projector`].
+    /// Settings of the projector that builds, such as its batch. Default: those of [`Projector`](crate::Projector).
     #[must_use]
     pub fn projector(
         mut self,
