@@ -242,6 +242,8 @@ impl LogSource {
                     }
                     match member.act(&self.log, &self.settings, &mut self.bell).await {
                         Ok(Some(event)) => return Ok(event),
+                        // What was only begun says nothing of the log.
+                        Ok(None) if member.has_errand() => {}
                         Ok(None) => self.pauses.reset(),
                         Err(error) if error.kind() == LogErrorKind::Fenced => self.lose(),
                         Err(error) => return Err(source_error(error)),

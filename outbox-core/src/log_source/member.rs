@@ -106,10 +106,18 @@ impl Member {
         Ok(None)
     }
 
-    /// The log has answered, and has nothing for this member.
+    /// The log has answered, has nothing for this member, and took all that it was to write.
     pub(super) fn has_nothing(&mut self) -> bool {
         let standing = self.lease.standing();
-        !standing.lost && (self.looks.found_nothing() || (self.parts.is_empty() && standing.lanes.is_empty()))
+        let is_told = !self.has_errand() && self.write_at.is_none() && !self.parts.iter().any(|part| part.leaving);
+        is_told
+            && !standing.lost
+            && (self.looks.found_nothing() || (self.parts.is_empty() && standing.lanes.is_empty()))
+    }
+
+    /// Whether the log was asked to write something and has not answered yet.
+    pub(super) fn has_errand(&self) -> bool {
+        self.errand.is_some()
     }
 
     /// At how many places the lanes stand, where they have to be at one and are not: positions are kept by partition, and

@@ -86,10 +86,9 @@ impl Member {
         }
         consumer.pause(list)?;
         let named = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect::<Vec<_>>();
-        if !named.is_empty() {
-            let full = |(topic, number): (String, i32)| (self.partition(&topic, number), topic.into(), number);
-            self.inbox.assign(named.into_iter().map(full).collect());
-        }
+        // Also when it is nothing: the group is there, and has said so.
+        let full = |(topic, number): (String, i32)| (self.partition(&topic, number), topic.into(), number);
+        self.inbox.assign(named.into_iter().map(full).collect());
         Ok(())
     }
 

@@ -43,6 +43,7 @@ async fn member_process() {
     say(&format!("commit {:?}", late.map_err(|error| error.kind())));
     loop {
         match source.next().await.expect("next") {
+            SourceEvent::Assigned(partitions) if partitions.is_empty() => {}
             SourceEvent::Assigned(partitions) => {
                 say("assigned");
                 for partition in partitions {

@@ -82,6 +82,7 @@ async fn work(mut source: KafkaSource, notes: watch::Sender<State>, mut stopped:
             event = source.next() => event.expect("next"),
         };
         match event {
+            SourceEvent::Assigned(partitions) if partitions.is_empty() => {}
             SourceEvent::Assigned(partitions) => {
                 notes.send_modify(|state| state.rebalances.push(format!("assigned {partitions:?}")));
                 for partition in partitions {

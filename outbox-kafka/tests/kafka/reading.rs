@@ -68,7 +68,9 @@ pub(crate) async fn batch(source: &mut KafkaSource, after: &BTreeMap<Partition, 
 pub(crate) async fn assigned(source: &mut KafkaSource) -> Vec<Partition> {
     within("an assignment", async {
         loop {
-            if let SourceEvent::Assigned(partitions) = source.next().await.expect("next") {
+            if let SourceEvent::Assigned(partitions) = source.next().await.expect("next")
+                && !partitions.is_empty()
+            {
                 return partitions;
             }
         }
@@ -81,6 +83,26 @@ pub(crate) fn number(record: &SourceRecord) -> usize {
     let payload: serde_json::Value =
         serde_json::from_slice(received.event.payload.as_deref().expect("a body")).expect("JSON");
     usize::try_from(payload["n"].as_u64().expect("a number")).expect("small")
+}
+
+/// Whoever stands by has to know that all is well.
+#[tokio::test]
+async fn a_member_that_gets_nothing_is_told_so() {
+    let topic = Topic::new(1).await;
+    let group = test_services::unique("group");
+    let mut first = source(&topic, &group).build().expect("settings");
+    assert_eq!(assigned(&mut first).await.len(), 1);
+    let mut second = source(&topic, &group).build().expect("settings");
+    let told = within("word of the group", async {
+        loop {
+            tokio::select! {
+                told = second.next() => return told.expect("next"),
+                _nothing = first.next() => {}
+            }
+        }
+    })
+    .await;
+    assert!(matches!(&told, SourceEvent::Assigned(none) if none.is_empty()), "{told:?}");
 }
 
 #[tokio::test]

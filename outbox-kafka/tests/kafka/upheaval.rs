@@ -99,7 +99,7 @@ async fn started_anew(source: &mut KafkaSource) -> Vec<Partition> {
     within("a new assignment", async {
         loop {
             match source.next().await.expect("next") {
-                SourceEvent::Assigned(partitions) => return partitions,
+                SourceEvent::Assigned(partitions) if !partitions.is_empty() => return partitions,
                 SourceEvent::Batch(batch) => panic!("delivered in silence: {batch:?}"),
                 _ => {}
             }

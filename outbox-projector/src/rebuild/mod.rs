@@ -81,7 +81,8 @@ impl Rebuild {
 
     /// How many records the new generation may still be behind when it takes over: while writers go on, it hardly ever
     /// is at the very end. Queries may miss as many of the newest changes for a moment, until the projector of the live
-    /// generation has gone over. Default: 100.
+    /// generation has gone over. The source is asked for one partition after the other, and its answers count for 15 s,
+    /// or a second for each partition. Default: 100.
     #[must_use]
     pub fn swap_within(mut self, records: u64) -> Self {
         self.settings.swap_within = records;
@@ -136,7 +137,8 @@ impl Rebuild {
     /// [`RebuildErrorKind::Stopped`] when `shutdown` completed before the end.
     /// [`RebuildErrorKind::Unavailable`] and [`RebuildErrorKind::Store`] when the store does not answer the first claim
     /// within 5 s, or generations cannot be looked up, created, swapped or dropped; [`RebuildErrorKind::Source`] when a
-    /// source or projection says what does not pass by itself. While events are applied, what passes is waited for.
+    /// source or projection says what does not pass by itself. While events are applied, what passes is waited for; but
+    /// a store of claims that is away for 10 s ends the rebuild, which then has to be run again.
     ///
     /// After the swap the new generation stays live whatever ends the rebuild; when it is run again it only drops what
     /// is left. Another that claims the read model then does that, so it is no error here.

@@ -14,8 +14,11 @@ pub(super) struct NearEnd {
     since: Instant,
 }
 
-/// How long what the source said of a partition counts. Partitions are asked in turns.
+/// How long what the source said of a partition counts.
 const FRESH: Duration = Duration::from_secs(15);
+
+/// Or so much for each partition, where that is longer: they are asked in turns.
+const FRESH_EACH: Duration = Duration::from_secs(1);
 
 /// How long no partition may have come or gone: they may come one by one, or another process that was taken for dead
 /// may wake up, hold some for a moment, and leave.
@@ -31,7 +34,7 @@ impl NearEnd {
         self.follow(status);
         self.since.elapsed() >= SETTLED
             && !status.partitions.is_empty()
-            && status.partitions.values().all(|partition| is_read(partition) && is_known(partition))
+            && status.partitions.values().all(|partition| is_read(partition) && is_known(partition, fresh(status)))
             && status.lag().is_some_and(|lag| lag <= self.within)
             && status.problem().is_none()
     }
@@ -43,14 +46,15 @@ impl NearEnd {
                 "partition {partition} is not ours any more; another process reads for this generation"
             ));
         }
-        if self.since.elapsed() <= FRESH {
+        let fresh = fresh(status);
+        if self.since.elapsed() <= fresh {
             return None;
         }
         if status.partitions.is_empty() {
-            return Some(format!("the source has given no partition for {FRESH:?}"));
+            return Some(format!("the source has given no partition for {fresh:?}"));
         }
-        let (partition, _) = status.partitions.iter().find(|(_, partition)| !is_known(partition))?;
-        Some(format!("the source has not said for {FRESH:?} how much is still to come in partition {partition}"))
+        let (partition, _) = status.partitions.iter().find(|(_, partition)| !is_known(partition, fresh))?;
+        Some(format!("the source has not said for {fresh:?} how much is still to come in partition {partition}"))
     }
 
     fn follow(&mut self, status: &ProjectorStatus) {
@@ -66,6 +70,11 @@ fn is_read(partition: &PartitionStatus) -> bool {
     partition.state != PartitionState::Revoked
 }
 
-fn is_known(partition: &PartitionStatus) -> bool {
-    partition.lag.is_some() && partition.lag_asked.is_some_and(|asked| asked.elapsed() <= FRESH)
+fn is_known(partition: &PartitionStatus, fresh: Duration) -> bool {
+    partition.lag.is_some() && partition.lag_asked.is_some_and(|asked| asked.elapsed() <= fresh)
+}
+
+fn fresh(status: &ProjectorStatus) -> Duration {
+    let partitions = u32::try_from(status.partitions.len()).unwrap_or(u32::MAX);
+    FRESH.max(FRESH_EACH.saturating_mul(partitions))
 }

@@ -21,6 +21,29 @@ async fn a_lost_lease_is_told_while_a_read_hangs() {
     }
 }
 
+/// That the log can be read is not all.
+#[tokio::test(start_paused = true)]
+async fn while_checkpoints_fail_nobody_says_that_all_is_well() {
+    let log = FaultyLog::new(MemoryLog::default());
+    append(log.inner(), &[event()]).await;
+    let mut source = source(Arc::new(log.clone()));
+    let partition = started(&mut source).await;
+    let position = batch(&mut source).await.position;
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), source.next()).await.is_err(),
+        "it rests behind the last event"
+    );
+    log.fail_next(LogOperation::Checkpoint, usize::MAX, LogErrorKind::Unavailable);
+    source.commit(&partition, &position).await.expect_err("not written");
+    let (before, mut failures) = (Instant::now(), 0);
+    while before.elapsed() < LEASE {
+        let error = source.next().await.expect_err("nothing was written");
+        assert_eq!(error.kind(), SourceErrorKind::Unavailable);
+        failures += 1;
+    }
+    assert!(failures < 60, "{failures} tries in {LEASE:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_read_that_hangs_is_given_up_and_made_again() {
     let log = FaultyLog::new(MemoryLog::default());

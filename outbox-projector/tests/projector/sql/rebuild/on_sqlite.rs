@@ -35,7 +35,7 @@ async fn a_claim_is_renewed_between_two_steps() {
         let before = *progress.borrow_and_update();
         within("an answer", scene.generations.claim(rebuild, Duration::from_secs(15))).await.expect("renewed");
         let waited_for = *progress.borrow_and_update() - before;
-        assert!(waited_for <= 3, "{waited_for} steps");
+        assert!(waited_for <= 50, "{waited_for} steps: without its turn it waited for hundreds");
     }
     drop(progress);
     within("the end", applying).await.expect("no panic");
