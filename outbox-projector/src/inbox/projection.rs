@@ -15,7 +15,7 @@ use super::{
     turns::{Turns, side_by_side},
 };
 use crate::{
-    sql::{Handled, Handler, ProjectionName, after_handler, begin, store_error},
+    sql::{Handled, Handler, ProjectionName, after_handler, begin, end, store_error},
     trace::{self, LinkTrace},
 };
 
@@ -140,17 +140,8 @@ impl<DB: InboxDatabase> InboxProjection<DB> {
 
     async fn apply_one(&self, received: &ReceivedEvent) -> Result<Applied, ProjectionError> {
         let mut tx = begin::<DB>(&self.inbox.pool).await?;
-        match self.apply_within(&mut tx, received).await {
-            Ok(applied) => {
-                tx.commit().await.map_err(after_handler::<DB>)?;
-                Ok(applied)
-            }
-            Err(error) => {
-                // Locks go now instead of when the connection is back in its pool; a lost connection rolled back already.
-                let _lost = tx.rollback().await;
-                Err(error)
-            }
-        }
+        let done = self.apply_within(&mut tx, received).await;
+        end(tx, done).await
     }
 
     async fn apply_within(

@@ -28,7 +28,7 @@ pub use names::{InvalidName, ProjectionName, SchemaName};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresProjection, PostgresTables};
 pub use projection::{SqlProjection, SqlProjectionBuilder};
-pub(crate) use projection::{begin, store_error};
+pub(crate) use projection::{begin, end, store_error};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteProjection, SqliteTables};
 pub(crate) use step::after_handler;

@@ -121,17 +121,8 @@ impl<DB: SqlDatabase> Projection for SqlProjection<DB> {
 impl<DB: SqlDatabase> SqlProjection<DB> {
     async fn apply_step(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
         let mut tx = begin::<DB>(&self.pool).await?;
-        match self.apply_within(&mut tx, step).await {
-            Ok(applied) => {
-                tx.commit().await.map_err(after_handler::<DB>)?;
-                Ok(applied)
-            }
-            Err(error) => {
-                // Locks go now instead of when the connection is back in its pool; a lost connection rolled back already.
-                let _lost = tx.rollback().await;
-                Err(error)
-            }
-        }
+        let done = self.apply_within(&mut tx, step).await;
+        end(tx, done).await
     }
 }
 
@@ -156,4 +147,22 @@ pub(crate) async fn begin<DB: SqlDatabase>(pool: &Pool<DB>) -> Result<Transactio
         ProjectionError::new(ProjectionErrorKind::Unavailable, "the runtime is shutting down").with_source(stopping)
     };
     begun.map_err(stopping)?.map_err(store_error::<DB>)
+}
+
+/// Commits what went well, and rolls back what did not.
+pub(crate) async fn end<DB: SqlDatabase, T>(
+    tx: Transaction<'static, DB>,
+    done: Result<T, ProjectionError>,
+) -> Result<T, ProjectionError> {
+    match done {
+        Ok(done) => {
+            tx.commit().await.map_err(after_handler::<DB>)?;
+            Ok(done)
+        }
+        Err(error) => {
+            // Locks go now instead of when the connection is back in its pool; a lost connection rolled back already.
+            let _lost = tx.rollback().await;
+            Err(error)
+        }
+    }
 }

@@ -16,8 +16,7 @@ use crate::{
     runner::guarded,
     sql::{
         SqlDatabase, SqlProjection,
-        projection::{begin, store_error},
-        step::after_handler,
+        projection::{begin, end, store_error},
     },
 };
 
@@ -138,16 +137,8 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         mut tx: Transaction<'static, DB>,
         trial: &Trial,
     ) -> Result<Applied, ProjectionError> {
-        match guarded(self.carry_out(&mut tx, trial)).await {
-            Ok(applied) => {
-                tx.commit().await.map_err(after_handler::<DB>)?;
-                Ok(applied)
-            }
-            Err(error) => {
-                let _lost = tx.rollback().await;
-                Err(error)
-            }
-        }
+        let done = guarded(self.carry_out(&mut tx, trial)).await;
+        end(tx, done).await
     }
 
     pub(super) async fn failed(&self, letter: &KeptLetter, reason: String) -> Result<(), ProjectionError> {
