@@ -98,11 +98,6 @@ impl Store for Postgres {
         })
     }
 
-    async fn assert_whole(tx: &mut Transaction<'_, Self>) -> Result<(), sqlx::Error> {
-        // COMMIT answers a transaction that a failed statement broke with success, having rolled it back.
-        sqlx::query("SELECT 1").execute(&mut **tx).await.map(|_| ())
-    }
-
     async fn prune(
         table: &PostgresInboxTable,
         pool: &PgPool,

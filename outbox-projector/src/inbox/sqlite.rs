@@ -43,11 +43,6 @@ impl Store for Sqlite {
         })
     }
 
-    async fn assert_whole(_: &mut Transaction<'_, Self>) -> Result<(), sqlx::Error> {
-        // A failed statement leaves the transaction whole; where the file's trouble ended it, COMMIT fails.
-        Ok(())
-    }
-
     async fn prune(
         _: &SqliteInboxTable,
         pool: &SqlitePool,

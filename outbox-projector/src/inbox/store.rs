@@ -35,9 +35,6 @@ pub trait Store: sqlx::Database {
         event_id: Uuid,
     ) -> Result<TryClaimed, sqlx::Error>;
 
-    /// Fails when an earlier statement broke the transaction, so that its commit would be a rollback.
-    async fn assert_whole(tx: &mut Transaction<'_, Self>) -> Result<(), sqlx::Error>;
-
     /// Removes the oldest claims of this age, at most so many.
     async fn prune(
         table: &Self::Table,
