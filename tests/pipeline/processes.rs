@@ -78,11 +78,6 @@ impl RelayProcess {
             .expect("a relay process");
         Self { child, proxy }
     }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("kill");
-        assert!(sent.success(), "the relay process had ended by itself");
-    }
 }
 
 impl Drop for RelayProcess {
@@ -169,9 +164,9 @@ async fn chaos(database: &mut OwnPostgres, topic: &str, seed: u64, time: Duratio
                 incidents += 1;
             }
             3..=5 => {
-                relays[victim].signal("-STOP");
+                test_services::freeze(relays[victim].child.id());
                 tokio::time::sleep(LEASE * random.random_range(1..=3) + LEASE / 2).await;
-                relays[victim].signal("-CONT");
+                test_services::thaw(relays[victim].child.id());
                 incidents += 1;
             }
             6..=7 => {

@@ -83,7 +83,8 @@ impl ProjectorProcess {
 
     /// Asks it to stop, and waits until it has, in good order.
     pub(crate) async fn stops(mut self) -> Seen {
-        self.signal(Signal::TERM);
+        let pid = self.id().try_into().ok().and_then(Pid::from_raw).expect("the id of a process");
+        kill_process(pid, Signal::TERM).expect("it runs");
         let status = self.ended("its end").await;
         assert_eq!(status.code(), Some(0), "it did not stop in good order: {status}");
         self.seen()
@@ -91,16 +92,15 @@ impl ProjectorProcess {
 
     /// With SIGSTOP: its connections stay open, and it does nothing until [`ProjectorProcess::wakes`].
     pub(crate) fn freezes(&self) {
-        self.signal(Signal::STOP);
+        test_services::freeze(self.id());
     }
 
     pub(crate) fn wakes(&self) {
-        self.signal(Signal::CONT);
+        test_services::thaw(self.id());
     }
 
-    fn signal(&self, signal: Signal) {
-        let pid = self.child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).expect("it runs");
-        kill_process(pid, signal).expect("it runs");
+    fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
     }
 
     async fn ended(&mut self, what: &str) -> ExitStatus {

@@ -105,11 +105,6 @@ impl Process {
         within("a word of the other process", self.said.recv()).await.expect("it runs")
     }
 
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().expect("kill");
-        assert!(sent.success(), "the process had ended by itself");
-    }
-
     fn go_on(&mut self) {
         writeln!(self.child.stdin.as_mut().expect("piped")).expect("it reads");
     }
@@ -129,7 +124,7 @@ async fn a_member_frozen_beyond_its_session_loses_nothing_and_spoils_nothing() {
     let mut frozen = Process::start(&topic, &group);
     let in_flight = frozen.says().await;
     assert!(in_flight.starts_with("batch 0"), "{in_flight}");
-    frozen.signal("-STOP");
+    test_services::freeze(frozen.child.id());
 
     // Its partition comes to another member when its session has ended, with everything it did not commit.
     let mut other = member(&topic, &group);
@@ -144,7 +139,7 @@ async fn a_member_frozen_beyond_its_session_loses_nothing_and_spoils_nothing() {
     let (partition, end) = end.expect("batches");
     other.commit(&partition, &end).await.expect("commit");
 
-    frozen.signal("-CONT");
+    test_services::thaw(frozen.child.id());
     frozen.go_on();
     // What it had in hand is refused, or it is told first; the commit of the other one stays.
     assert_eq!(frozen.says().await, format!("commit Err({:?})", SourceErrorKind::Revoked));

@@ -22,6 +22,7 @@
 #[cfg(feature = "containers")]
 mod containers;
 mod database;
+mod frozen;
 mod locate;
 mod nursery;
 mod own_kafka;
@@ -31,6 +32,7 @@ mod own_postgres;
 mod proxy;
 
 pub use database::TestDatabase;
+pub use frozen::{freeze, thaw};
 pub use own_kafka::OwnKafka;
 pub use own_opensearch::OwnOpenSearch;
 pub use own_pgbouncer::OwnPgBouncer;

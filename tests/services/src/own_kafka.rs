@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    TcpProxy, locate,
+    TcpProxy, frozen, locate,
     nursery::Nursery,
     own_postgres::{free_port, sweep, tail},
 };
@@ -147,7 +147,7 @@ impl OwnKafka {
     ///
     /// If it does not run.
     pub fn freeze(&self) {
-        self.signal("-STOP");
+        frozen::freeze(self.process());
     }
 
     /// Lets a frozen broker go on as if nothing had happened, with SIGCONT.
@@ -156,13 +156,11 @@ impl OwnKafka {
     ///
     /// If it does not run.
     pub fn thaw(&self) {
-        self.signal("-CONT");
+        frozen::thaw(self.process());
     }
 
-    fn signal(&self, name: &str) {
-        let server = self.server.as_ref().expect("a broker that runs");
-        let sent = Command::new("kill").args([name, &server.id().to_string()]).status().expect("the program kill");
-        assert!(sent.success(), "the broker had ended by itself:\n{}", self.said());
+    fn process(&self) -> u32 {
+        self.server.as_ref().expect("a broker that runs").id()
     }
 
     fn configure(&self, settings: &[(&str, &str)]) {
