@@ -1,6 +1,6 @@
 //! A rebuild's claim to its read model, kept while it works.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use outbox_core::error::chain;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -54,31 +54,72 @@ impl Claim {
     pub(super) async fn keep(&mut self) -> RebuildError {
         loop {
             let give_up = self.since + GIVE_UP;
-            let (generations, rebuild, again) = (self.generations.clone(), self.rebuild, self.again);
-            let renewing = async {
-                sleep_until(again).await;
-                (Instant::now(), ask(generations.as_ref(), rebuild).await)
-            };
-            let (asked, answer) = tokio::select! {
+            let answer = tokio::select! {
                 biased;
                 () = sleep_until(give_up) => return self.lapsed(),
-                renewed = renewing => renewed,
+                answer = self.when_due() => answer,
             };
-            match answer {
+            match self.hear(answer) {
                 // A process that was frozen hears late of what it was granted; meanwhile another may have had the claim.
                 Ok(()) if Instant::now() >= give_up => return self.lapsed(),
-                Ok(()) => {
-                    (self.since, self.again) = (asked, asked + RENEW);
-                    self.failure = None;
-                }
-                Err(error) if error.kind() == RebuildErrorKind::Busy => return error,
-                Err(error) => {
-                    tracing::warn!(error = chain(&error), "the claim to the read model was not renewed");
-                    self.again = Instant::now() + RETRY;
-                    self.failure = Some(error);
-                }
+                Ok(()) => {}
+                Err(busy) => return busy,
             }
         }
+    }
+
+    /// Renews the claim while something is done that reads no partition, and that changes nothing without a look at the
+    /// claim in one step with the change. There is nothing to give back in time then, so it goes on when renewals are
+    /// late, and ends only as [`RebuildErrorKind::Busy`]: a store with one writer renews nothing while it drops a large
+    /// table, and would never get to the end of that.
+    pub(super) async fn keep_during<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, RebuildError>>,
+    ) -> Result<T, RebuildError> {
+        let mut work = pin!(work);
+        loop {
+            let answer = tokio::select! {
+                biased;
+                done = &mut work => return done,
+                answer = self.when_due() => answer,
+            };
+            self.hear(answer)?;
+        }
+    }
+
+    /// Whether nobody else can have had the claim until now, with time left to renew it.
+    pub(super) fn is_kept(&self) -> bool {
+        self.since.elapsed() + ANSWER < GIVE_UP
+    }
+
+    /// Claims once more what may have lapsed, unless another has it by now.
+    pub(super) async fn regain(&mut self) -> Result<(), RebuildError> {
+        let answer = (Instant::now(), ask(self.generations.as_ref(), self.rebuild).await);
+        self.hear(answer)?;
+        if self.since.elapsed() < GIVE_UP { Ok(()) } else { Err(self.lapsed()) }
+    }
+
+    /// When the store was asked for the next renewal, and what it answered. May be dropped.
+    async fn when_due(&self) -> (Instant, Result<(), RebuildError>) {
+        sleep_until(self.again).await;
+        (Instant::now(), ask(self.generations.as_ref(), self.rebuild).await)
+    }
+
+    /// Only that another has it is an error here: what else fails is tried again.
+    fn hear(&mut self, (asked, answer): (Instant, Result<(), RebuildError>)) -> Result<(), RebuildError> {
+        match answer {
+            Ok(()) => {
+                (self.since, self.again) = (asked, asked + RENEW);
+                self.failure = None;
+            }
+            Err(busy) if busy.kind() == RebuildErrorKind::Busy => return Err(busy),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the claim to the read model was not renewed");
+                self.again = Instant::now() + RETRY;
+                self.failure = Some(error);
+            }
+        }
+        Ok(())
     }
 
     /// Renews it while it is polled, and resolves shortly before others may have it.

@@ -132,10 +132,13 @@ pub trait Generations: Send + Sync {
     /// Creates what a generation needs, empty, and remembers that this rebuild builds it. `None` for the live one, by
     /// whoever runs that: then only [`Generation::FIRST`] may still be missing.
     ///
+    /// Says what the generation is now. [`Stage::Live`] is news to a rebuild: a swap that was under way when it claimed
+    /// the read model is done. So a store waits here for the end of such a swap.
+    ///
     /// # Errors
     /// [`RebuildErrorKind::Busy`](super::RebuildErrorKind::Busy) when the rebuild does not have the claim; see the
     /// trait's *Errors*.
-    async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<(), RebuildError>;
+    async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<Stage, RebuildError>;
 
     /// The projection into a generation, under a name of its own.
     fn projection(&self, generation: Generation, stage: Stage) -> Arc<dyn Projection>;
@@ -147,7 +150,11 @@ pub trait Generations: Send + Sync {
     /// trait's *Errors*.
     async fn swap(&self, to: Generation, rebuild: Uuid) -> Result<(), RebuildError>;
 
-    /// Removes all that is left of a generation that is retired, but that it is, or of one that is being built.
+    /// Removes all that is left of a generation that is retired, but that it is, or of one that is being built. The live
+    /// one is not to be discarded.
+    ///
+    /// May take as long as it needs, also where that keeps [`Generations::claim`] waiting. When it is dropped or fails
+    /// half-way nobody goes on building what is left, and the next `discard` or `prepare` removes that.
     ///
     /// # Errors
     /// [`RebuildErrorKind::Busy`](super::RebuildErrorKind::Busy) when the rebuild does not have the claim; see the

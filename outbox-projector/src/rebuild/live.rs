@@ -106,7 +106,7 @@ impl LiveProjector {
             let found = async {
                 let live = self.generations.state().await?.live;
                 match self.generations.prepare(live, None).await {
-                    Ok(()) => Ok(live),
+                    Ok(_) => Ok(live),
                     // Replaced in between: look again.
                     Err(error) if self.is_replaced(live).await => {
                         Err(RebuildError::new(RebuildErrorKind::Unavailable, "another generation is live now")

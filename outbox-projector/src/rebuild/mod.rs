@@ -81,8 +81,9 @@ impl Rebuild {
 
     /// How many records the new generation may still be behind when it takes over: while writers go on, it hardly ever
     /// is at the very end. Queries may miss as many of the newest changes for a moment, until the projector of the live
-    /// generation has gone over. The source is asked for one partition after the other, and its answers count for 15 s,
-    /// or a second for each partition. Default: 100.
+    /// generation has gone over. The source is asked for one partition after the other, for at most a tenth of the time;
+    /// an answer counts for 15 s, or until all others were asked once more where that takes longer: 200 s with 40
+    /// partitions and half a second an answer. Default: 100.
     #[must_use]
     pub fn swap_within(mut self, records: u64) -> Self {
         self.settings.swap_within = records;
@@ -121,15 +122,18 @@ impl Rebuild {
     /// [grace](ProjectorBuilder::grace), and 5 s more where the store does not answer, at most.
     ///
     /// The new generation goes live when every partition that was ever given is read, the source has said of each within
-    /// the last 15 s how much is still to come, and no partition has come or gone for 3 s: so a rebuild takes at least
-    /// that long. What keeps it from the end stands in [`RebuildStatus::error`].
+    /// the last 15 s how much is still to come, or since it was asked for all of them once where that takes longer, and no
+    /// partition has come or gone for 3 s: so a rebuild takes at least that long. What keeps it from the end stands in
+    /// [`RebuildStatus::error`].
     ///
     /// One rebuild of a read model runs at a time: each would see only the partitions that are its own, and swap when
     /// those are done. A second one ends at once as [`RebuildErrorKind::Busy`] where the store
     /// [keeps claims](Generations::claim), as `SqlGenerations` does; elsewhere this is up to you. A claim is for 15 s and
     /// renewed every 3 s, for as long as the rebuild does anything. One that was killed, or whose future was dropped, is
-    /// in the way of the next until its claim ends. One whose claim was not renewed for 10 s gives its partitions back
-    /// before anybody else can have it, and ends. One that finds that another has swapped ends too.
+    /// in the way of the next until its claim ends. One whose claim was not renewed for 10 s while it builds gives its
+    /// partitions back before anybody else can have it, and ends; while it only creates or drops generations, as a store
+    /// with one writer may do for longer than that, it goes on unless another has claimed. One that finds that another
+    /// has swapped ends too.
     ///
     /// # Errors
     /// [`RebuildErrorKind::Busy`] when another rebuild has the read model, or took it from this one while it was frozen:
@@ -160,29 +164,21 @@ impl Rebuild {
         mut shutdown: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Generation, RebuildError> {
         let rebuild = claim.rebuild();
-        let prepared = tokio::select! {
+        let begun = tokio::select! {
             biased;
-            lost = claim.keep() => Err(lost),
             () = &mut shutdown => Err(stopped()),
-            prepared = self.prepare(rebuild) => prepared,
+            begun = self.begin(claim) => begun,
         };
-        let next = match prepared? {
+        let next = match begun? {
             Prepared::Finished(live) => return Ok(live),
             Prepared::Begun(next) => next,
         };
         self.build(next, claim, shutdown.as_mut()).await?;
         self.note(next, RebuildPhase::Dropping);
-        let mut dropping = pin!(self.drop_before(next, rebuild));
         let dropped = tokio::select! {
             biased;
-            () = &mut shutdown => Err(stopped()),
-            dropped = &mut dropping => dropped,
-            // What is retired does no harm to others, and a store that drops much may not renew meanwhile.
-            _lost = claim.keep() => tokio::select! {
-                biased;
-                () = shutdown => Err(stopped()),
-                dropped = dropping => dropped,
-            },
+            () = shutdown => Err(stopped()),
+            dropped = claim.keep_during(self.drop_before(next, rebuild)) => dropped,
         };
         match dropped {
             Ok(_) => self.note(next, RebuildPhase::Done),
@@ -194,24 +190,46 @@ impl Rebuild {
         Ok(next)
     }
 
+    /// Prepares until the claim was kept over all of it: in a gap another may have built, swapped or dropped.
+    async fn begin(&self, claim: &mut Claim) -> Result<Prepared, RebuildError> {
+        let rebuild = claim.rebuild();
+        loop {
+            match claim.keep_during(self.prepare(rebuild)).await? {
+                Prepared::Begun(_) if !claim.is_kept() => claim.regain().await?,
+                prepared => return Ok(prepared),
+            }
+        }
+    }
+
     /// Finds out which generation to build, and creates it.
     async fn prepare(&self, rebuild: Uuid) -> Result<Prepared, RebuildError> {
         let generations = &self.generations;
-        let State { live, mut building } = generations.state().await?;
+        let State { live, building } = generations.state().await?;
         let dropped = self.drop_before(live, rebuild).await?;
-        if let Some(begun) = building.filter(|_| self.settings.afresh) {
-            self.sources.forget(begun).await?;
-            generations.discard(begun, rebuild).await?;
-            building = None;
-        } else if building.is_none() && dropped {
+        if building.is_none() && dropped {
             // One that was interrupted after its swap: this was all that was left of it.
-            self.note(live, RebuildPhase::Done);
-            return Ok(Prepared::Finished(live));
+            return Ok(self.finished(live));
         }
         let next = building.unwrap_or_else(|| live.next());
         self.note(next, RebuildPhase::Preparing);
-        generations.prepare(next, Some(rebuild)).await?;
+        if generations.prepare(next, Some(rebuild)).await? == Stage::Live {
+            // Since the look above, by a swap that began while another had the claim.
+            self.drop_before(next, rebuild).await?;
+            return Ok(self.finished(next));
+        }
+        if building.is_some() && self.settings.afresh {
+            // Behind an answer that looked at the claim: it is not the consumer of one that went live. And before the
+            // discard: once nothing is known of the generation nobody would ask for that.
+            self.sources.forget(next).await?;
+            generations.discard(next, rebuild).await?;
+            generations.prepare(next, Some(rebuild)).await?;
+        }
         Ok(Prepared::Begun(next))
+    }
+
+    fn finished(&self, live: Generation) -> Prepared {
+        self.note(live, RebuildPhase::Done);
+        Prepared::Finished(live)
     }
 
     /// Removes generations that were live before, also those that an interrupted rebuild left.

@@ -77,7 +77,7 @@ impl Seats {
             let shown = status.partitions.entry(partition.clone()).or_default();
             let before = (shown.lag, shown.waiting_since);
             shown.lag = lag;
-            shown.lag_asked = Some(asked);
+            status.lag_round = shown.lag_asked.replace(asked).or(status.lag_round);
             shown.waiting_since = match lag {
                 Some(0) => None,
                 Some(_) => shown.waiting_since.or_else(|| Some(Utc::now())),

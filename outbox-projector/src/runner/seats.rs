@@ -138,7 +138,7 @@ impl Seats {
         self.note(&partition, |status| {
             status.state = PartitionState::Starting;
             status.error = None;
-            status.lag = None;
+            (status.lag, status.lag_asked) = (None, None);
             status.waiting_since = None;
         });
         self.taken.insert(partition, Seat::new(self.next_seat, orders, stop, ended));
@@ -249,7 +249,7 @@ impl Seats {
             status.error = None;
             status.paused_until = None;
             // Known again when the source says so.
-            status.lag = None;
+            (status.lag, status.lag_asked) = (None, None);
             status.waiting_since = None;
         });
         self.resume(partition).await
@@ -363,7 +363,7 @@ impl Seats {
                 status.state = PartitionState::Revoked;
                 status.error = None;
                 status.paused_until = None;
-                status.lag = None;
+                (status.lag, status.lag_asked) = (None, None);
                 status.waiting_since = None;
             });
             self.is_settled = false;

@@ -16,6 +16,9 @@ pub struct ProjectorStatus {
     pub partitions: BTreeMap<Partition, PartitionStatus>,
     /// Why the source does not deliver at the moment. The projector goes on asking it.
     pub source_error: Option<String>,
+    /// Since then the source was asked for the lag of every partition that was read all the time: the one that was asked
+    /// last had its turn before at this moment.
+    pub(crate) lag_round: Option<Instant>,
 }
 
 impl ProjectorStatus {
@@ -95,7 +98,7 @@ pub struct PartitionStatus {
     /// [`ProjectorBuilder::lag_every`](crate::ProjectorBuilder::lag_every); `None`: not known, because the source was
     /// not asked yet, cannot tell, failed, or did not answer within a second.
     pub lag: Option<u64>,
-    /// When the source was asked for it.
+    /// When the source was asked for it; `None` after it was started anew.
     pub(crate) lag_asked: Option<Instant>,
     /// Since when something waits that has not taken effect: when the writer made the oldest event that was received, or
     /// else, when the source said that something is left. `None`: nothing is known to wait.

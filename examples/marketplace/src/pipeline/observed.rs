@@ -81,7 +81,7 @@ mod generations {
             self.inner.release(rebuild).await
         }
 
-        async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<(), RebuildError> {
+        async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<Stage, RebuildError> {
             self.inner.prepare(generation, rebuild).await
         }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sqlx::Transaction;
+use tokio::sync::RwLockReadGuard;
 use uuid::Uuid;
 
 use super::{SqlGenerations, store_error};
@@ -35,6 +36,11 @@ impl<DB: SqlDatabase> SqlGenerations<DB> {
     pub(super) async fn check_claim(&self, tx: &mut Transaction<'_, DB>, rebuild: Uuid) -> Result<(), RebuildError> {
         let holder = DB::rebuild_holder(&self.tables, tx, self.name.as_str()).await.map_err(store_error::<DB>)?;
         if holder.is_some_and(|holder| holder == rebuild.to_string()) { Ok(()) } else { Err(self.busy()) }
+    }
+
+    /// Lets claims in between, as steps do.
+    pub(super) async fn turn_of_change(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        if DB::HAS_ONE_WRITER { Some(self.turn.of_change().await) } else { None }
     }
 
     fn busy(&self) -> RebuildError {

@@ -1,6 +1,7 @@
 //! Read models in SQL that can be rebuilt beside the one in use.
 
 mod claim;
+mod discard;
 mod model;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -31,6 +32,9 @@ use crate::rebuild::{Generation, Generations, RebuildError, RebuildErrorKind, St
 /// Who rebuilds stands in `projector_rebuild`, with an end by the database's clock. What creates, swaps or drops a
 /// generation looks there in its own transaction, so that a rebuild without a claim, as one that was frozen until another
 /// began, changes nothing. On PostgreSQL a claim waits for nobody; on SQLite for whoever writes to the file.
+///
+/// What is kept under the name of a generation that is dropped goes some thousands of rows at a time, so that others write
+/// in between; [`SqlReadModel::discard`] is one transaction.
 pub struct SqlGenerations<DB: SqlDatabase> {
     pool: Pool<DB>,
     name: ProjectionName,
@@ -104,8 +108,7 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
         let mut tx = self.begin().await?;
         let stages = self.stages(&mut tx).await?;
         tx.commit().await.map_err(store_error::<DB>)?;
-        let at = |wanted| stages.iter().filter(|(_, stage)| stage == wanted).map(|(generation, _)| *generation).max();
-        Ok(State { live: at(LIVE).unwrap_or(Generation::FIRST), building: at(BUILDING) })
+        Ok(State { live: live_of(&stages), building: highest(&stages, BUILDING) })
     }
 
     async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError> {
@@ -123,35 +126,45 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
         self.delete_claim(rebuild).await
     }
 
-    async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<(), RebuildError> {
-        let mut tx = self.begin_change().await?;
-        if let Some(rebuild) = rebuild {
-            self.check_claim(&mut tx, rebuild).await?;
-        }
+    async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<Stage, RebuildError> {
+        let mut tx = match rebuild {
+            Some(rebuild) => self.begin_claimed(rebuild).await?,
+            None => self.begin_change().await?,
+        };
         let stages = self.stages(&mut tx).await?;
-        match stages.iter().find(|(known, _)| *known == generation).map(|(_, stage)| stage.as_str()) {
-            Some(RETIRED | DROPPED) => {
+        let prepared = match (stages.iter().find(|(known, _)| *known == generation), rebuild) {
+            (Some((_, stage)), _) if stage == LIVE => Stage::Live,
+            (Some((_, stage)), _) if stage == BUILDING => Stage::Building,
+            (Some((_, stage)), Some(rebuild)) if stage == RETIRED && generation > live_of(&stages) => {
+                // It never was live: its discard was interrupted.
+                tx.rollback().await.map_err(store_error::<DB>)?;
+                self.discard_in_pieces(generation, rebuild).await?;
+                return self.prepare(generation, Some(rebuild)).await;
+            }
+            (Some(_), _) => {
                 let message = format!("generation {generation} of {} is retired and cannot be built again", self.name);
                 return Err(RebuildError::new(RebuildErrorKind::Store, message));
             }
-            Some(_) => {}
             // Nothing to swap with: the first generation is live as soon as it is there.
-            None if generation == Generation::FIRST && stages.iter().all(|(_, stage)| stage == BUILDING) => {
+            (None, _) if generation == Generation::FIRST && highest(&stages, LIVE).is_none() => {
                 self.run(&mut tx, self.model.create(generation)).await?;
                 self.run(&mut tx, self.model.swap(generation)).await?;
                 self.set(&mut tx, generation, LIVE).await?;
+                Stage::Live
             }
-            None if rebuild.is_some() => {
+            (None, Some(_)) => {
                 self.run(&mut tx, self.model.create(generation)).await?;
                 self.set(&mut tx, generation, BUILDING).await?;
+                Stage::Building
             }
-            None => {
+            (None, None) => {
                 let message =
                     format!("generation {generation} of {} is not there, and only a rebuild makes it", self.name);
                 return Err(RebuildError::new(RebuildErrorKind::Store, message));
             }
-        }
-        tx.commit().await.map_err(store_error::<DB>)
+        };
+        tx.commit().await.map_err(store_error::<DB>)?;
+        Ok(prepared)
     }
 
     fn projection(&self, generation: Generation, stage: Stage) -> Arc<dyn Projection> {
@@ -164,20 +177,19 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
     }
 
     async fn swap(&self, to: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
-        let mut tx = self.begin_change().await?;
-        self.check_claim(&mut tx, rebuild).await?;
+        let mut tx = self.begin_claimed(rebuild).await?;
         let stages = self.stages(&mut tx).await?;
-        if stages.iter().any(|(known, stage)| *known == to && stage == LIVE) {
+        if is_at(&stages, to, LIVE) {
             return Ok(());
         }
-        if !stages.iter().any(|(known, stage)| *known == to && stage == BUILDING) {
+        if !is_at(&stages, to, BUILDING) {
             let message = format!("generation {to} of {} is not being built", self.name);
             return Err(RebuildError::new(RebuildErrorKind::Store, message));
         }
         // Positions first: a runner in the middle of a step is waited for before anything locks queries out.
         let olds = stages.iter().map(|(known, _)| *known).filter(|known| *known < to);
         for old in olds.chain((!stages.iter().any(|(g, _)| *g == Generation::FIRST)).then_some(Generation::FIRST)) {
-            if stages.iter().any(|(known, stage)| *known == old && stage == DROPPED) {
+            if is_at(&stages, old, DROPPED) {
                 continue;
             }
             self.set(&mut tx, old, RETIRED).await?;
@@ -190,25 +202,22 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
     }
 
     async fn discard(&self, generation: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
-        let mut tx = self.begin_change().await?;
-        self.check_claim(&mut tx, rebuild).await?;
-        let stages = self.stages(&mut tx).await?;
-        if !stages.iter().any(|(known, stage)| *known == generation && [RETIRED, BUILDING].contains(&stage.as_str())) {
-            return Ok(());
-        }
-        self.run(&mut tx, self.model.discard(generation)).await?;
-        DB::forget_all(&self.tables, &mut tx, &generation.name(self.name.as_str())).await.map_err(store_error::<DB>)?;
-        // One that never was live may be built again.
-        let was_building = stages.iter().any(|(known, stage)| *known == generation && stage == BUILDING);
-        if was_building {
-            DB::forget_generation(&self.tables, &mut tx, self.name.as_str(), i64::from(generation.get()))
-                .await
-                .map_err(store_error::<DB>)?;
-        } else {
-            self.set(&mut tx, generation, DROPPED).await?;
-        }
-        tx.commit().await.map_err(store_error::<DB>)
+        self.discard_in_pieces(generation, rebuild).await
     }
+}
+
+type Stages = [(Generation, String)];
+
+fn is_at(stages: &Stages, generation: Generation, stage: &str) -> bool {
+    stages.iter().any(|(known, at)| *known == generation && at == stage)
+}
+
+fn live_of(stages: &Stages) -> Generation {
+    highest(stages, LIVE).unwrap_or(Generation::FIRST)
+}
+
+fn highest(stages: &Stages, wanted: &str) -> Option<Generation> {
+    stages.iter().filter(|(_, stage)| stage == wanted).map(|(generation, _)| *generation).max()
 }
 
 const AWAY: &str = "the read model's database cannot be reached now";

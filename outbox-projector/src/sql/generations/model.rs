@@ -29,10 +29,12 @@ pub trait SqlReadModel<DB: SqlDatabase>: Send + Sync + 'static {
     /// Statements that create a generation's tables where they are missing.
     fn create(&self, generation: Generation) -> String;
 
-    /// Statements that make queries go to this generation.
+    /// Statements that make queries go to this generation. Quick ones: on SQLite the claim to the read model
+    /// cannot be renewed meanwhile, and the rebuild is given up as lapsed when that takes 10 s.
     fn swap(&self, to: Generation) -> String;
 
-    /// Statements that drop a generation's tables where they are there.
+    /// Statements that drop a generation's tables where they are there. They may take long; on SQLite nobody else
+    /// writes to the file meanwhile.
     fn discard(&self, generation: Generation) -> String;
 
     /// What writes a generation's rows. While it is being built, effects elsewhere are to be left out.

@@ -78,16 +78,24 @@ impl GenerationStore for Postgres {
         sqlx::query(AssertSqlSafe(sql)).bind(projection).execute(&mut **tx).await.map(drop)
     }
 
-    async fn forget_all(
+    async fn forget_some(
         tables: &PostgresTables,
         tx: &mut Transaction<'_, Self>,
         projection: &str,
-    ) -> Result<(), sqlx::Error> {
-        for table in super::store::TABLES {
-            let sql = tables.within_schema(&format!("DELETE FROM {{schema}}.{table} WHERE projection = $1"));
-            sqlx::query(AssertSqlSafe(sql)).bind(projection).execute(&mut **tx).await?;
+        limit: u32,
+    ) -> Result<u64, sqlx::Error> {
+        let mut forgotten = 0;
+        for (table, _) in super::store::TABLES {
+            // By ctid: a join on the key is planned as a scan of the table, since the plan does not know the limit.
+            // Locked, so that a row that somebody changes at the moment is waited for and not passed over.
+            let sql = tables.within_schema(&format!(
+                "DELETE FROM {{schema}}.{table} WHERE ctid = ANY (ARRAY(\
+                 SELECT ctid FROM {{schema}}.{table} WHERE projection = $1 LIMIT $2 FOR UPDATE))"
+            ));
+            let query = sqlx::query(AssertSqlSafe(sql)).bind(projection).bind(i64::from(limit));
+            forgotten += query.execute(&mut **tx).await?.rows_affected();
         }
-        Ok(())
+        Ok(forgotten)
     }
 
     async fn is_retired(tables: &PostgresTables, pool: &PgPool, projection: &str) -> Result<bool, sqlx::Error> {

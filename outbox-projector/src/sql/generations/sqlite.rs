@@ -61,12 +61,22 @@ impl GenerationStore for Sqlite {
         sqlx::query(sql).bind(projection).execute(&mut **tx).await.map(drop)
     }
 
-    async fn forget_all(_: &SqliteTables, tx: &mut Transaction<'_, Self>, projection: &str) -> Result<(), sqlx::Error> {
-        for table in super::store::TABLES {
-            let sql = AssertSqlSafe(format!("DELETE FROM {table} WHERE projection = $1"));
-            sqlx::query(sql).bind(projection).execute(&mut **tx).await?;
+    async fn forget_some(
+        _: &SqliteTables,
+        tx: &mut Transaction<'_, Self>,
+        projection: &str,
+        limit: u32,
+    ) -> Result<u64, sqlx::Error> {
+        let mut forgotten = 0;
+        for (table, key) in super::store::TABLES {
+            let sql = AssertSqlSafe(format!(
+                "DELETE FROM {table} WHERE projection = $1 \
+                 AND ({key}) IN (SELECT {key} FROM {table} WHERE projection = $1 LIMIT $2)"
+            ));
+            forgotten +=
+                sqlx::query(sql).bind(projection).bind(i64::from(limit)).execute(&mut **tx).await?.rows_affected();
         }
-        Ok(())
+        Ok(forgotten)
     }
 
     async fn is_retired(_: &SqliteTables, pool: &SqlitePool, projection: &str) -> Result<bool, sqlx::Error> {

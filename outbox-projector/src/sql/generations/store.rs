@@ -49,12 +49,14 @@ pub trait GenerationStore: Store {
         projection: &str,
     ) -> Result<(), sqlx::Error>;
 
-    /// Removes everything that is kept under a projection's name, but its generation.
-    async fn forget_all(
+    /// Removes at most so many rows of each table that keeps something under a projection's name, and says how many it
+    /// were in all.
+    async fn forget_some(
         tables: &Self::Tables,
         tx: &mut Transaction<'_, Self>,
         projection: &str,
-    ) -> Result<(), sqlx::Error>;
+        limit: u32,
+    ) -> Result<u64, sqlx::Error>;
 
     /// Whether a projection belongs to a generation that is not to be written any more.
     async fn is_retired(tables: &Self::Tables, pool: &Pool<Self>, projection: &str) -> Result<bool, sqlx::Error>;
@@ -87,6 +89,10 @@ pub trait GenerationStore: Store {
     async fn run_script(tx: &mut Transaction<'_, Self>, sql: String) -> Result<(), sqlx::Error>;
 }
 
-/// Where things are kept under a projection's name.
-pub(super) const TABLES: [&str; 4] =
-    ["projector_position", "projector_watermark", "projector_seen", "projector_dead_letter"];
+/// Where things are kept under a projection's name, and what tells its rows apart there.
+pub(super) const TABLES: [(&str, &str); 4] = [
+    ("projector_position", "partition"),
+    ("projector_watermark", "log_id, aggregate_type, ordering_key"),
+    ("projector_seen", "event_id"),
+    ("projector_dead_letter", "number"),
+];

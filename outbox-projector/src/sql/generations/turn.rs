@@ -7,16 +7,22 @@ use outbox_core::{
     projection::{Applied, Projection, ProjectionCapabilities, ProjectionError, Step},
     source::{Partition, SourcePosition},
 };
-use tokio::sync::{RwLock, RwLockWriteGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Whose turn it is to write. Steps share theirs, and begin none while a claim waits: SQLite lets those that wait for its
-/// lock in by chance, so that a claim beside a rebuild at work would wait for hundreds of steps.
+/// Whose turn it is to write. Steps and the pieces of a discard share theirs, and begin none while a claim waits: SQLite
+/// lets those that wait for its lock in by chance, so that a claim beside a rebuild at work would wait for hundreds of
+/// steps.
 #[derive(Clone, Default)]
 pub(super) struct Turn(Arc<RwLock<()>>);
 
 impl Turn {
     pub(super) async fn of_claim(&self) -> RwLockWriteGuard<'_, ()> {
         self.0.write().await
+    }
+
+    /// As a step takes it.
+    pub(super) async fn of_change(&self) -> RwLockReadGuard<'_, ()> {
+        self.0.read().await
     }
 
     pub(super) fn taken_by(&self, projection: Arc<dyn Projection>) -> Arc<dyn Projection> {
@@ -44,7 +50,7 @@ impl Projection for TakesTurns {
     }
 
     async fn apply(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
-        let _turn = self.turn.0.read().await;
+        let _turn = self.turn.of_change().await;
         self.projection.apply(step).await
     }
 }

@@ -53,16 +53,43 @@ async fn partitions_may_come_one_by_one() {
     running.end().await.0.expect("rebuilt");
 }
 
-/// Where a round takes long, what was said of the first partition is old when the last one is asked.
+/// Where a round takes long, what was said of the first partition is old when the last one is asked: the next round shows
+/// that it still is so.
+#[tokio::test(start_paused = true)]
+async fn many_partitions_of_a_slow_source_are_known_after_a_round() {
+    const PARTITIONS: usize = 40;
+    const ANSWER: Duration = Duration::from_millis(500);
+    /// The answer, and the pause behind it.
+    const ROUND: u64 = 40 * 5;
+    let running = Running::start(script(PARTITIONS, ANSWER));
+    running.script.set_lag(PARTITIONS / 2, ANSWER, 7);
+    running.assign(0..PARTITIONS);
+    running.at(ROUND - 1).await;
+    assert_eq!((swaps(&running), running.status.borrow().behind), (0, Some(7)));
+    let error = running.error().expect("it says what it waits for");
+    assert!(error.contains("still to come"), "{error}");
+    running.at(ROUND + 10).await;
+    assert_eq!((swaps(&running), running.error()), (0, None), "all is known, and one is behind");
+    running.script.set_lag(PARTITIONS / 2, ANSWER, 0);
+    let (ended, after) = running.end().await;
+    ended.expect("rebuilt");
+    assert!(after <= Duration::from_secs(2 * ROUND), "{after:?}");
+}
+
+/// Though all were at their ends when they were asked first.
 #[tokio::test(start_paused = true)]
 async fn old_answers_do_not_count() {
     const PARTITIONS: usize = 5;
     let running = Running::start(script(PARTITIONS, Duration::from_millis(900)));
     running.assign(0..PARTITIONS);
-    running.at(120).await;
+    running.at(42).await;
     assert_eq!((swaps(&running), running.status.borrow().behind), (0, Some(0)));
     let error = running.error().expect("it says what it waits for");
     assert!(error.contains("still to come"), "{error}");
+    // As the second round finds it.
+    running.script.set_lag(0, AT_ONCE, 7);
+    running.at(85).await;
+    assert_eq!((swaps(&running), running.status.borrow().behind), (0, Some(7)));
     (0..PARTITIONS).for_each(|n| running.script.set_lag(n, AT_ONCE, 0));
     running.end().await.0.expect("rebuilt");
 }

@@ -13,7 +13,7 @@ use outbox_core::{
     source::{EventSource, Partition, SourceCapabilities, SourceError, SourceEvent, SourcePosition},
 };
 use outbox_projector::rebuild::{
-    Generation, Generations, Rebuild, RebuildError, RebuildErrorKind, RebuildStatus, Stage, State,
+    Generation, Generations, Rebuild, RebuildError, RebuildErrorKind, RebuildStatus, Sources, Stage, State,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -44,6 +44,10 @@ pub(super) struct Script {
     /// Of each partition; none: the source does not answer.
     lags: Mutex<HashMap<Partition, (Duration, u64)>>,
     state: Mutex<Option<State>>,
+    /// A swap of another rebuild that has not ended before `prepare`.
+    swap_under_way: Mutex<bool>,
+    /// What is no more asked for, or no more there.
+    gone: Mutex<Vec<(&'static str, Generation)>>,
 }
 
 pub(super) fn partition(n: usize) -> Partition {
@@ -72,6 +76,20 @@ impl Script {
     pub(super) fn calls(&self, method: &str) -> Vec<Instant> {
         let calls = self.calls.lock().unwrap();
         calls.iter().filter(|(called, _)| *called == method).map(|(_, at)| *at).collect()
+    }
+
+    /// Generation 2 was begun before.
+    pub(super) fn is_begun(&self) {
+        *self.state.lock().unwrap() = Some(State { live: Generation::FIRST, building: Some(Generation::FIRST.next()) });
+    }
+
+    pub(super) fn swap_is_under_way(&self) {
+        *self.swap_under_way.lock().unwrap() = true;
+    }
+
+    /// Forgotten consumers and discarded generations.
+    pub(super) fn gone(&self) -> Vec<(&'static str, Generation)> {
+        self.gone.lock().unwrap().clone()
     }
 
     async fn call(&self, method: &'static str) -> Result<(), RebuildError> {
@@ -121,8 +139,13 @@ impl Generations for Model {
         self.0.call("release").await
     }
 
-    async fn prepare(&self, _: Generation, _: Option<Uuid>) -> Result<(), RebuildError> {
-        self.0.call("prepare").await
+    async fn prepare(&self, generation: Generation, _: Option<Uuid>) -> Result<Stage, RebuildError> {
+        self.0.call("prepare").await?;
+        if *self.0.swap_under_way.lock().unwrap() {
+            *self.0.state.lock().unwrap() = Some(State { live: generation, building: None });
+            return Ok(Stage::Live);
+        }
+        Ok(Stage::Building)
     }
 
     fn projection(&self, generation: Generation, _: Stage) -> Arc<dyn Projection> {
@@ -135,8 +158,28 @@ impl Generations for Model {
         Ok(())
     }
 
-    async fn discard(&self, _: Generation, _: Uuid) -> Result<(), RebuildError> {
-        self.0.call("discard").await
+    async fn discard(&self, generation: Generation, _: Uuid) -> Result<(), RebuildError> {
+        self.0.call("discard").await?;
+        self.0.gone.lock().unwrap().push(("generation", generation));
+        Ok(())
+    }
+}
+
+/// One source that is opened once.
+struct OneSource {
+    script: Arc<Script>,
+    source: Mutex<Option<Source>>,
+}
+
+#[async_trait]
+impl Sources for OneSource {
+    fn open(&self, _: Generation, _: Stage) -> Result<Box<dyn EventSource>, SourceError> {
+        Ok(Box::new(self.source.lock().unwrap().take().expect("opened once")))
+    }
+
+    async fn forget(&self, generation: Generation) -> Result<(), SourceError> {
+        self.script.gone.lock().unwrap().push(("consumer", generation));
+        Ok(())
     }
 }
 
@@ -207,12 +250,15 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn start(script: Arc<Script>) -> Self {
+        Self::start_as(script, |rebuild| rebuild)
+    }
+
+    pub(super) fn start_as(script: Arc<Script>, settings: impl FnOnce(Rebuild) -> Rebuild) -> Self {
         let (events, received) = mpsc::unbounded_channel();
         let source = Mutex::new(Some(Source { script: script.clone(), events: received }));
-        let open = move |_: Generation, _: Stage| -> Result<Box<dyn EventSource>, SourceError> {
-            Ok(Box::new(source.lock().unwrap().take().expect("opened once")))
-        };
-        let rebuild = Rebuild::new(Arc::new(Model(script.clone())), Arc::new(open)).swap_within(0);
+        let sources = OneSource { script: script.clone(), source };
+        let rebuild = Rebuild::new(Arc::new(Model(script.clone())), Arc::new(sources)).swap_within(0);
+        let rebuild = settings(rebuild);
         let status = rebuild.status();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(rebuild.run(async {

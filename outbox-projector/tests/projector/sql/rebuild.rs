@@ -1,16 +1,19 @@
 //! A read model that is built anew beside the one in use.
 
 mod claims;
+mod discards;
 #[cfg(feature = "postgres")]
 mod on_postgres;
 #[cfg(feature = "sqlite")]
 mod on_sqlite;
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -39,6 +42,17 @@ use super::{
     on_every_database,
 };
 use crate::support::{append, counted, within};
+
+/// Drops the future when it was woken so often. Whether it was done before.
+async fn is_done_within(wakes: usize, mut future: impl Future + Unpin) -> bool {
+    let mut polls = 0;
+    std::future::poll_fn(|context| {
+        let is_done = Pin::new(&mut future).poll(context).is_ready();
+        polls += 1;
+        if is_done || polls > wakes { Poll::Ready(is_done) } else { Poll::Pending }
+    })
+    .await
+}
 
 /// Sums by key: an event applied twice or not at all shows.
 struct Sums;

@@ -2,8 +2,12 @@
 //!
 //! Generation `n` is the index `{alias}-v{n}`. Queries go to `{alias}`, which a swap moves in one request together with
 //! the aliases that the generations are written through: what still writes to an older one finds no index any more.
+//!
+//! A swap or a drop does nothing unless its rebuild has the [claim](super::claim), in one step with what it does. An index
+//! is made behind a look at the claim, in two steps: a rebuild that was frozen in between may make one, empty, which the
+//! next rebuild goes on with.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use opensearch::http::Method;
@@ -49,20 +53,41 @@ impl Generations for OpenSearchIndex {
         Ok(self.generations(&all).into_iter().filter(|known| *known < generation).collect())
     }
 
-    async fn prepare(&self, generation: Generation, _rebuild: Option<Uuid>) -> Result<(), RebuildError> {
+    async fn claim(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+        self.take_claim(rebuild, lease).await
+    }
+
+    async fn release(&self, rebuild: Uuid) -> Result<(), RebuildError> {
+        self.end_claim(rebuild).await
+    }
+
+    async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<Stage, RebuildError> {
         if generation == Generation::FIRST {
-            return OpenSearchIndex::prepare(self).await.map_err(store_error);
+            OpenSearchIndex::prepare(self).await.map_err(store_error)?;
+        }
+        if let Some(rebuild) = rebuild {
+            self.check_claim(rebuild).await?;
+        }
+        // Behind the claim: whoever had it before swaps no more.
+        match self.state().await?.live.cmp(&generation) {
+            Ordering::Less => {}
+            Ordering::Equal => return Ok(Stage::Live),
+            Ordering::Greater => {
+                let message =
+                    format!("generation {generation} of {} is retired and cannot be built again", self.0.alias);
+                return Err(RebuildError::new(RebuildErrorKind::Store, message));
+            }
         }
         let index = self.index_of(generation);
         if !self.ask(&format!("/{index}/_alias")).await?.is_null() {
-            return Ok(());
+            return Ok(Stage::Building);
         }
         let aliases = json!({ (self.written_through(generation)): {} });
         let definition = mapping::definition(&aliases, self.0.log);
         match self.0.client.call(Method::Put, &format!("/{index}"), Some(definition)).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(Stage::Building),
             // Another process was quicker.
-            Err(_) if !self.ask(&format!("/{index}/_alias")).await?.is_null() => Ok(()),
+            Err(_) if !self.ask(&format!("/{index}/_alias")).await?.is_null() => Ok(Stage::Building),
             Err(error) => Err(store_error(error)),
         }
     }
@@ -73,7 +98,7 @@ impl Generations for OpenSearchIndex {
         Arc::new(VersionedProjection::builder(generation.name(CONSUMER), store, documents).build())
     }
 
-    async fn swap(&self, to: Generation, _rebuild: Uuid) -> Result<(), RebuildError> {
+    async fn swap(&self, to: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
         // Whatever was written is found from the first query on.
         self.call(Method::Post, &format!("/{}/_refresh", self.index_of(to)), None).await?;
         let mut actions = vec![json!({ "add": { "index": self.index_of(to), "alias": self.0.alias } })];
@@ -81,12 +106,16 @@ impl Generations for OpenSearchIndex {
             let aliases = [&self.0.alias, &self.written_through(old)];
             actions.push(json!({ "remove": { "index": self.index_of(old), "aliases": aliases, "must_exist": false } }));
         }
-        self.call(Method::Post, "/_aliases", Some(json!({ "actions": actions }))).await
+        self.change(rebuild, actions).await
     }
 
-    async fn discard(&self, generation: Generation, _rebuild: Uuid) -> Result<(), RebuildError> {
-        let path = format!("/{}?ignore_unavailable=true", self.index_of(generation));
-        self.call(Method::Delete, &path, None).await
+    async fn discard(&self, generation: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
+        let index = self.index_of(generation);
+        let is_gone = self.ask(&format!("/{index}/_alias")).await?.is_null();
+        if is_gone || self.behind(&self.0.alias).await?.contains(&generation) {
+            return self.check_claim(rebuild).await;
+        }
+        self.change(rebuild, vec![json!({ "remove_index": { "index": index } })]).await
     }
 }
 
@@ -110,7 +139,7 @@ impl OpenSearchIndex {
     }
 
     /// Null when there is no such thing.
-    async fn ask(&self, path: &str) -> Result<Value, RebuildError> {
+    pub(super) async fn ask(&self, path: &str) -> Result<Value, RebuildError> {
         match self.0.client.call(Method::Get, path, None).await {
             Err(missing) if missing.status() == Some(404) => Ok(Value::Null),
             answer => answer.map_err(store_error),
@@ -122,7 +151,7 @@ impl OpenSearchIndex {
     }
 }
 
-fn store_error(error: CallError) -> RebuildError {
+pub(super) fn store_error(error: CallError) -> RebuildError {
     let message = "OpenSearch did not do what a rebuild of the search index needs; run it again to go on";
     let kind = if error.is_away() { RebuildErrorKind::Unavailable } else { RebuildErrorKind::Store };
     RebuildError::new(kind, message).with_source(error)

@@ -26,7 +26,6 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use uuid::Uuid;
 
 use super::*;
 use crate::{
@@ -170,7 +169,8 @@ impl Scene {
     async fn end(self) {
         self.stop.send(()).expect("it runs");
         self.running.await.expect("no panic").expect("run");
-        self.index.discard(Generation::FIRST, Uuid::now_v7()).await.expect("removed");
+        let Shared { client, alias, .. } = &*self.index.0;
+        client.call(Method::Delete, &format!("/{alias}-v1"), None).await.expect("removed");
         self.db.close().await;
         self.database.drop_database().await;
     }

@@ -1,7 +1,6 @@
 //! What other sessions of a PostgreSQL see of a rebuild.
 
-use std::{pin::Pin, task::Poll};
-
+use outbox_core::log::{EventLog as _, StartAt};
 use sqlx::{PgPool, Postgres};
 
 use super::{super::database::fresh, *};
@@ -66,13 +65,63 @@ async fn a_call_that_is_dropped_leaves_no_transaction() {
     database.tear_down().await;
 }
 
-/// Drops the future when it was woken so often. Whether it was done before.
-async fn is_done_within(wakes: usize, mut future: impl Future + Unpin) -> bool {
-    let mut polls = 0;
-    std::future::poll_fn(|context| {
-        let is_done = Pin::new(&mut future).poll(context).is_ready();
-        polls += 1;
-        if is_done || polls > wakes { Poll::Ready(is_done) } else { Poll::Pending }
-    })
-    .await
+/// Read as SQL of the model, with a swap that waits for this lock first.
+struct Held;
+
+const LOCK: &str = "SELECT pg_advisory_xact_lock(1, 1)";
+
+impl SqlReadModel<Postgres> for Held {
+    fn create(&self, generation: Generation) -> String {
+        SqlReadModel::<Postgres>::create(&Sums, generation)
+    }
+
+    fn swap(&self, to: Generation) -> String {
+        format!("{LOCK}; {}", SqlReadModel::<Postgres>::swap(&Sums, to))
+    }
+
+    fn discard(&self, generation: Generation) -> String {
+        SqlReadModel::<Postgres>::discard(&Sums, generation)
+    }
+
+    fn handler(&self, generation: Generation, stage: Stage) -> Box<dyn Handler<Postgres>> {
+        Sums.handler(generation, stage)
+    }
+}
+
+/// A process is frozen in the middle of its swap, until another rebuild has the claim and waits for it: then that finds
+/// the generation live which it was to build, or to throw away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swap_that_ends_under_another_claim_is_a_swap() {
+    for is_afresh in [false, true] {
+        let database = fresh::<Postgres>().await;
+        let scene = Scene::new(&database);
+        scene.write(0..100).await;
+        let (second, frozen) = scene.two_generations().await;
+        let consumer = ConsumerName::parse("sums.g2").expect("name");
+        scene.log.register(&consumer, StartAt::Beginning).await.expect("register");
+        let projection = scene.generations.projection(second, Stage::Building);
+        let (partition, to) = (Partition::new("p"), SourcePosition::from_text("1"));
+        let events = [received(&Sequencer::default(), "key", 1)];
+        projection.apply(Step::new(&partition, None, &to, &events)).await.expect("apply");
+
+        let mut holding = database.pool.begin().await.expect("begin");
+        sqlx::query(LOCK).execute(&mut *holding).await.expect("held");
+        let name = ProjectionName::parse("sums").expect("name");
+        let held = SqlGenerations::new(database.pool.clone(), name, Held).expect("a short name");
+        let swapping = tokio::spawn(async move { held.swap(second, frozen).await });
+        until_sessions(&database.pool, "it swaps", 1, "wait_event_type = 'Lock'").await;
+        scene.generations.claim(frozen, Duration::ZERO).await.expect("once more, up to now");
+
+        let rebuild = if is_afresh { scene.rebuild().afresh() } else { scene.rebuild() };
+        let rebuilding = tokio::spawn(rebuild.run(std::future::pending()));
+        until_sessions(&database.pool, "it waits for the swap", 2, "wait_event_type = 'Lock'").await;
+        holding.rollback().await.expect("rollback");
+        within("the swap", swapping).await.expect("no panic").expect("swapped");
+        let live = within("the rebuild", rebuilding).await.expect("no panic").expect("rebuilt");
+        assert_eq!(live, second, "afresh: {is_afresh}");
+        assert_eq!(Postgres::seen(&scene.pool).await, (1, 1, 1), "as it was swapped; afresh: {is_afresh}");
+        assert!(scene.generations.before(second).await.expect("before").is_empty(), "the first one is dropped");
+        scene.log.drop_consumer(&consumer).await.expect("it was still known");
+        database.tear_down().await;
+    }
 }
