@@ -37,7 +37,7 @@ const SCHEMA: &str = "drain";
 const IDEAL: &str = "raw-ideal, bare payload";
 const SAME_MESSAGE: &str = "raw-ideal, the relay's message";
 
-fn rows() -> [Row; 7] {
+fn rows() -> [Row; 8] {
     let relay = |null| Contestant::Relay(RelaySettings { null, ..RelaySettings::default() });
     [
         Row { short: "scan", name: "raw scan", contestant: Contestant::Scan },
@@ -46,6 +46,11 @@ fn rows() -> [Row; 7] {
         Row { short: "same", name: SAME_MESSAGE, contestant: Contestant::Ideal(Carries::Message) },
         Row { short: "null", name: "relay, null publisher", contestant: relay(true) },
         Row { short: "relay", name: "relay", contestant: relay(false) },
+        Row {
+            short: "linger",
+            name: "relay, lingering as the loops do",
+            contestant: Contestant::Relay(RelaySettings { linger: Some("5".to_owned()), ..RelaySettings::default() }),
+        },
         Row {
             short: "lean",
             name: "relay, lean envelope",

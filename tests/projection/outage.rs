@@ -20,10 +20,14 @@ use crate::{
     shop::{Feed, PARTITIONS, Shop, create_read_model},
 };
 
-const AWAY: Duration = Duration::from_secs(4);
-/// Of one partition while the database is away: about ten waits from 20 ms on to the longest of half a second, and then
-/// four a second if all of them were of the mean length. A loop without waits makes thousands.
-const TRIES: usize = 60;
+/// First so short that the waits are still growing, then long enough for every time limit to pass.
+const AWAY: [Duration; 2] = [Duration::from_secs(4), Duration::from_mins(1)];
+
+/// The most of one partition in such a time: about ten waits from 20 ms on to the longest of half a second, and then four
+/// a second if all of them were of the mean length; half as many more for chance. A loop without waits makes thousands.
+fn tries(away: Duration) -> usize {
+    20 + 6 * away.as_secs() as usize
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_away_is_waited_for() {
@@ -41,7 +45,7 @@ async fn a_database_that_is_away_is_waited_for() {
     let mut running = Running::start(projector(source, Arc::new(projection)).dead_letters(letters));
     let writing = shop.write(rand::random()).await;
 
-    for stop_in_good_order in [false, true] {
+    for (away, stop_in_good_order) in AWAY.into_iter().zip([true, false]) {
         running.until_applied(50).await;
         if stop_in_good_order {
             database.stop().await;
@@ -51,10 +55,10 @@ async fn a_database_that_is_away_is_waited_for() {
         running.until("the loss shows", |status| status.problem().is_some()).await;
         let before = calls.load(Ordering::Relaxed);
         // How long it is away is what the number of tries is measured against.
-        sleep(AWAY).await;
-        let tries = calls.load(Ordering::Relaxed) - before;
-        assert!((1..=TRIES * PARTITIONS as usize).contains(&tries), "{tries} tries in {AWAY:?}");
-        println!("{tries} tries in {AWAY:?}");
+        sleep(away).await;
+        let made = calls.load(Ordering::Relaxed) - before;
+        assert!((1..=tries(away) * PARTITIONS as usize).contains(&made), "{made} tries in {away:?}");
+        println!("{made} tries in {away:?}");
         database.start().await;
         running.until("it goes on", |status| status.problem().is_none()).await;
     }
@@ -81,15 +85,15 @@ async fn a_broker_that_is_away_is_waited_for() {
     let source = source(&shop).build().expect("a source");
     let mut running = Running::start(projector(source, Arc::new(projection)).dead_letters(shop.dead_letters()));
     let writing = shop.write(rand::random()).await;
-    for _ in 0..2 {
+    for away in AWAY {
         running.until_applied(50).await;
         kafka.kill();
         // What was received before is applied meanwhile; then there is nothing to do.
-        sleep(AWAY / 2).await;
+        sleep(away / 2).await;
         let before = calls.load(Ordering::Relaxed);
-        sleep(AWAY / 2).await;
-        let tries = calls.load(Ordering::Relaxed) - before;
-        assert!(tries <= TRIES, "{tries} calls of the projection while nothing can come");
+        sleep(away / 2).await;
+        let made = calls.load(Ordering::Relaxed) - before;
+        assert!(made <= tries(away), "{made} calls of the projection while nothing can come");
         kafka.start().await;
     }
     running.until_applied(50).await;

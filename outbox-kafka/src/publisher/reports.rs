@@ -155,7 +155,7 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
-        if self.manner == Manner::Together {
+        if self.manner == Manner::Together && self.warmth.is_needed() {
             let (message, delivered) = match result {
                 Ok(message) => (message, true),
                 Err((_, message)) => (message, false),

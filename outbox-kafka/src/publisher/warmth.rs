@@ -77,11 +77,13 @@ impl Warmth {
         Warming { warmth: self, topics: lock(&self.topics) }
     }
 
+    /// Whether reports say anything new.
+    pub(crate) fn is_needed(&self) -> bool {
+        self.is_needed.load(Ordering::Acquire)
+    }
+
     /// A message of this key was reported, and where it was or would have been written.
     pub(crate) fn reported(&self, topic: &str, key: &[u8], partition: i32, delivered: bool) {
-        if !self.is_needed.load(Ordering::Acquire) {
-            return;
-        }
         let mut topics = lock(&self.topics);
         let Some(found) = topics.get_mut(topic).filter(|found| !found.is_warm) else { return };
         if delivered {
@@ -101,7 +103,7 @@ impl Warmth {
 
     /// Hands what need not wait any more to `send`, in order. `partitions` finds out how many a topic has.
     pub(crate) fn release(&self, partitions: impl Fn(&str) -> Option<usize>, mut send: impl FnMut(Waiting)) {
-        if !self.is_needed.load(Ordering::Acquire) {
+        if !self.is_needed() {
             return;
         }
         let mut topics = lock(&self.topics);
@@ -127,8 +129,7 @@ impl Warmth {
 
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
-        !self.is_needed.load(Ordering::Acquire)
-            || lock(&self.topics).values().all(|topic| topic.waiting.values().all(VecDeque::is_empty))
+        !self.is_needed() || lock(&self.topics).values().all(|topic| topic.waiting.values().all(VecDeque::is_empty))
     }
 
     /// What still waits, of each key in order: the producer has ended.
