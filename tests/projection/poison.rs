@@ -11,7 +11,7 @@ use outbox_core::{
 };
 use outbox_kafka::{KafkaPublisher, KafkaSource};
 use outbox_projector::{
-    dead_letters::{NoTopicLetter, TopicDeadLetters, TopicLetter, header as letter, read_to_end},
+    dead_letters::{NoTopicLetter, TopicDeadLetters, TopicLetter, header as letter, read_to_end, replay},
     inbox::InboxProjection,
     sql::{Handled, Handler, HandlerError, LetterFilter, Letters, PostgresProjection, ProjectionName, Replay},
 };
@@ -121,7 +121,43 @@ async fn give_up(kind: Kind) {
     assert_eq!((foreign.header(letter::CAUSE), foreign.header(letter::ATTEMPTS)), (Some("undecodable"), Some("0")));
     assert!(foreign.header(letter::PLACE).is_some_and(|place| place.contains(&shop.topic)), "{foreign:?}");
     assert_eq!(letters.len(), 5, "nothing else became one");
+    if matches!(kind, Kind::Inbox) {
+        replay_into_an_inbox(&shop).await;
+    }
     shop.close().await;
+}
+
+/// The handler is mended, and the topic still has the letters when it is read again.
+async fn replay_into_an_inbox(shop: &Shop) {
+    let list = async || list_of(shop, "a").await;
+    let before = list().await;
+    let after = [&before[..], &[2, 5, 8, 11]].concat();
+    for (group, dry_run, applied) in [("one", true, 4), ("two", false, 4), ("three", false, 0)] {
+        let (letters, others) = read_letters(shop, group).await;
+        assert_eq!((letters.len(), others.len()), (5, 0));
+        let name = ProjectionName::parse("model").expect("a name");
+        let mended = InboxProjection::builder(shop.pool().clone(), name, ListAndCount::default()).build();
+        let all = Replay::of(Letters::All).from_topic(letters);
+        let all = if dry_run { all.dry_run() } else { all };
+        let report = replay(&mended, &all).await.expect("replayed");
+        assert_eq!((report.totals().applied, report.totals().duplicates), (applied, 4 - applied));
+        assert_eq!(report.left(), 1, "what is no event: {report:?}");
+        assert_eq!(list().await, if dry_run { before.clone() } else { after.clone() });
+    }
+}
+
+/// Whenever somebody begins anew, the whole topic is there. Letters, and what is none.
+async fn read_letters(shop: &Shop, group: &str) -> (Vec<TopicLetter>, Vec<NoTopicLetter>) {
+    let group = format!("{}-{group}", shop.group);
+    let mut source = KafkaSource::builder(&shop.brokers, group, [&shop.letters]).build().expect("a source");
+    let (mut letters, mut others) = (Vec::new(), Vec::new());
+    let reading = read_to_end(&mut source, |record| match TopicLetter::try_from(record) {
+        Ok(letter) => letters.push(letter),
+        Err(error) => others.push(error),
+    });
+    tokio::time::timeout(PATIENCE, reading).await.expect("in time").expect("read");
+    source.close().await.expect("closed");
+    (letters, others)
 }
 
 /// An operator reads the topic, looks what a replay would do, and does it once the handler is mended.
@@ -146,17 +182,8 @@ async fn letters_of_a_topic_are_replayed_in_order_and_once() {
     running.stop().await;
     assert_eq!((list_of(&shop, "a").await, list_of(&shop, "b").await), (vec![3, 6], vec![3, 6]));
 
-    // Whenever the operator begins anew, the whole topic is there.
     for (group, dry_run, applied) in [("one", true, 8), ("two", false, 8), ("three", false, 0)] {
-        let group = format!("{}-{group}", shop.group);
-        let mut source = KafkaSource::builder(&shop.brokers, group, [&shop.letters]).build().expect("a source");
-        let (mut letters, mut others) = (Vec::new(), Vec::new());
-        let reading = read_to_end(&mut source, |record| match TopicLetter::try_from(record) {
-            Ok(letter) => letters.push(letter),
-            Err(error) => others.push(error),
-        });
-        tokio::time::timeout(PATIENCE, reading).await.expect("in time").expect("read");
-        source.close().await.expect("closed");
+        let (letters, others) = read_letters(&shop, group).await;
         assert_eq!((letters.len(), &others[..]), (9, &[NoTopicLetter::Foreign { offset: 0 }][..]));
         let mended = PostgresProjection::builder(shop.pool().clone(), name(), ListAndCount::default()).build();
         let all = Replay::of(Letters::All).from_topic(letters);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use figment::{
     Figment, Metadata, Profile, Provider,
     providers::{Format, Serialized, Toml},
@@ -67,6 +67,7 @@ Examples:
   marketplace                                     everything in ./marketplace-data, demo tutors included
   marketplace --data-dir /var/lib/marketplace --no-demo
   marketplace --listen 127.0.0.1:0                any free port; the line \"listening on …\" says which
+  marketplace search-letters                      what the search index refused, and why
   MARKETPLACE_ADMIN_TOKEN=… MARKETPLACE_DATABASE_URL=postgres://… \\
     marketplace --shape production --kafka-brokers localhost:9092 --opensearch-url http://localhost:9200
 
@@ -76,10 +77,44 @@ Settings:
   over the file. The admin's token is never an option, since others could see it: MARKETPLACE_ADMIN_TOKEN or the
   file's admin_token. Addresses with a password belong there too. RUST_LOG sets what is logged to standard error.";
 
+const LETTERS_EXAMPLES: &str = "\
+Examples:
+  marketplace --data-dir shop search-letters                    lists them
+  marketplace --data-dir shop search-letters replay --dry-run   says what a replay would do
+  marketplace --data-dir shop search-letters replay             applies them, and deletes those that are done
+
+Settings stand in front of the command. The embedded shape has to be stopped for a replay; the production shape may
+run meanwhile.";
+
+/// What to do instead of running the marketplace.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Command {
+    /// List the events that the search index refused, or replay them
+    #[command(after_help = LETTERS_EXAMPLES)]
+    SearchLetters {
+        #[command(subcommand)]
+        what: Option<Letters>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Letters {
+    /// Apply them after all, those of a tutor in order; where one fails, it and the rest of that tutor's stay
+    Replay {
+        /// Only say what each event means to the index, which is neither asked nor changed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
 /// A tutors marketplace on a transactional outbox
 #[derive(Debug, Parser, Serialize)]
 #[command(name = "marketplace", version, after_help = EXAMPLES)]
 struct Options {
+    #[command(subcommand)]
+    #[serde(skip)]
+    command: Option<Command>,
+
     /// File with settings; it must exist [default: marketplace.toml, if there is one]
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -189,14 +224,14 @@ impl Config {
     }
 
     /// Reads options, environment and file. `--help` and unknown options end the program here, as clap does it.
-    pub(crate) fn load() -> anyhow::Result<Self> {
-        Self::resolve(
-            Options::parse(),
-            Environment::of(std::env::vars_os().filter_map(|(name, value)| {
-                // Other programs' variables may hold anything.
-                Some((name.into_string().ok()?, value.into_string().ok()?))
-            })),
-        )
+    pub(crate) fn load() -> anyhow::Result<(Self, Option<Command>)> {
+        let options = Options::parse();
+        let command = options.command;
+        let environment = Environment::of(std::env::vars_os().filter_map(|(name, value)| {
+            // Other programs' variables may hold anything.
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }));
+        Ok((Self::resolve(options, environment)?, command))
     }
 
     fn resolve(options: Options, environment: Environment) -> anyhow::Result<Self> {

@@ -25,7 +25,7 @@ impl DataDir {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 bail!(
-                    "the data directory {} is in use by another marketplace; choose another --data-dir",
+                    "the data directory {} is in use by another marketplace: stop that one first, or choose another --data-dir",
                     path.display()
                 )
             }

@@ -7,6 +7,7 @@ mod data_dir;
 mod db;
 mod demo;
 mod http;
+mod letters;
 mod money;
 mod pipeline;
 mod search;
@@ -42,9 +43,12 @@ fn main() -> ExitCode {
 }
 
 fn start() -> anyhow::Result<()> {
-    let config = config::Config::load()?;
+    let (config, command) = config::Config::load()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(app::run(config));
+    let ended = match command {
+        None => runtime.block_on(app::run(config)),
+        Some(config::Command::SearchLetters { what }) => runtime.block_on(letters::run(&config, what)),
+    };
     // A commit of the search index that is under way may end; nothing waits longer for it.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended

@@ -58,6 +58,12 @@ impl DeadLetterCause {
             Self::Held => "held",
         }
     }
+
+    /// The cause with this [word](Self::as_str); `None`: no such cause is known.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Undecodable, Self::Rejected, Self::Held].into_iter().find(|cause| cause.as_str() == text)
+    }
 }
 
 impl DeadLetter {

@@ -10,7 +10,7 @@ pub use error::{ProjectionError, ProjectionErrorKind};
 
 use crate::{
     event::ReceivedEvent,
-    source::{Partition, SourcePosition},
+    source::{Partition, RawRecord, SourcePosition},
 };
 
 /// A read model, an index, a side effect: whatever events are turned into.
@@ -80,12 +80,15 @@ pub struct Step<'a> {
     pub to: &'a SourcePosition,
     /// The events in between. May be empty, when only the position moves.
     pub events: &'a [ReceivedEvent],
+    /// What each of the events was decoded from, in their order, so that a projection which sets one aside keeps it as it
+    /// came. Empty where nobody knows; see [`Step::raw`].
+    pub raws: &'a [Option<RawRecord>],
     /// Records in between that are given up, in their order.
     pub dead_letters: &'a [DeadLetter],
 }
 
 impl<'a> Step<'a> {
-    /// A step that gives nothing up.
+    /// A step that gives nothing up, of events whose records nobody knows.
     #[must_use]
     pub fn new(
         partition: &'a Partition,
@@ -93,7 +96,20 @@ impl<'a> Step<'a> {
         to: &'a SourcePosition,
         events: &'a [ReceivedEvent],
     ) -> Self {
-        Self { partition, from, to, events, dead_letters: &[] }
+        Self { partition, from, to, events, raws: &[], dead_letters: &[] }
+    }
+
+    /// Sets [`Step::raws`].
+    #[must_use]
+    pub fn with_raws(self, raws: &'a [Option<RawRecord>]) -> Self {
+        Self { raws, ..self }
+    }
+
+    /// What the event at `index` was decoded from; `None` where the source carries events as they are, and where nobody
+    /// knows.
+    #[must_use]
+    pub fn raw(&self, index: usize) -> Option<&'a RawRecord> {
+        self.raws.get(index)?.as_ref()
     }
 
     /// Sets [`Step::dead_letters`].

@@ -1,9 +1,15 @@
 //! Dead letters: records that a projection gave up, kept with the reason until somebody looks after them.
 //!
-//! Those of a topic are read with [`read_to_end`] as [`TopicLetter`]s, to be looked at, or replayed by the SQL projection
-//! that they belong to: `sql::Replay::from_topic`.
+//! Those of a topic are read with [`read_to_end`] as [`TopicLetter`]s, to be looked at, or replayed into the projection
+//! that they belong to: by [`replay`] where it tells duplicates by itself, as an inbox and projections into stores of
+//! documents do, and by `sql::SqlDeadLetters::replay` where it is a SQL projection, which knows what letters it has.
 
 mod read_to_end;
+pub(crate) mod reading;
+mod replay;
+mod replayable;
+mod report;
+mod series;
 mod topic;
 mod topic_letter;
 
@@ -11,6 +17,10 @@ use async_trait::async_trait;
 use outbox_core::{error::BoxError, projection::DeadLetter};
 
 pub use read_to_end::read_to_end;
+pub use replay::{Letters, Replay, replay};
+pub use replayable::{ReadLetter, Replayable};
+pub use report::{ReplayReport, ReplayedKey};
+pub use series::Series;
 pub use topic::{TopicDeadLetters, header};
 pub use topic_letter::{NoTopicLetter, TopicLetter};
 

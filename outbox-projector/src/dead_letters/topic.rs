@@ -11,7 +11,7 @@ use outbox_core::{
 };
 use tokio::sync::Mutex;
 
-use super::{DeadLetters, DeadLettersError, DeadLettersErrorKind};
+use super::{DeadLetters, DeadLettersError, DeadLettersErrorKind, reading};
 
 /// Dead letters as messages of a topic, written through any [`Publisher`]: key, body and headers as they came, and the
 /// headers of [`header`] that say what happened. [`TopicLetter`](super::TopicLetter) reads them back.
@@ -49,6 +49,9 @@ pub mod header {
     pub const AT: &str = "dead-letter-at";
     /// There, with any value, when its record had no key; the letter's own is empty then.
     pub const KEYLESS: &str = "dead-letter-keyless";
+    /// There, with any value, when [`RawPayload`](outbox_core::profile::RawPayload) reads its event, as that of every
+    /// letter straight from a log. Without it, the decoder of its source does.
+    pub const RAW_PAYLOAD: &str = "dead-letter-raw-payload";
 }
 
 /// A reason may quote a body; a message may not grow past what brokers take.
@@ -77,8 +80,9 @@ impl TopicDeadLetters {
         ] {
             headers.push((name.into(), Bytes::copy_from_slice(value.as_bytes())));
         }
-        if letter.key.is_none() {
-            headers.push((header::KEYLESS.into(), Bytes::from_static(b"true")));
+        let is_so = [(header::KEYLESS, letter.key.is_none()), (header::RAW_PAYLOAD, reading::is_raw_payload(letter))];
+        for (name, _) in is_so.into_iter().filter(|(_, is_so)| *is_so) {
+            headers.push((name.into(), Bytes::from_static(b"true")));
         }
         let key = letter.key.clone().unwrap_or_default();
         Message { topic: self.topic.clone(), key, payload: letter.payload.clone(), headers }

@@ -12,13 +12,13 @@ use outbox_core::{
 };
 use uuid::Uuid;
 
-use super::header;
+use super::{header, reading};
 
 /// A dead letter as [`TopicDeadLetters`](super::TopicDeadLetters) wrote it: with the record's own key, body and headers,
 /// and what the headers of [`header`] say.
 ///
-/// Made from a record of the topic by `TryFrom`, whatever the decoder of the source made of it, or by
-/// [`TopicLetter::of`].
+/// Made from a record of the topic by `TryFrom`, whatever the decoder of the source made of it. A place of your own keeps
+/// what [`TopicLetter::of`] says, and makes it again by [`TopicLetter::new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TopicLetter {
@@ -42,6 +42,9 @@ pub struct TopicLetter {
     pub payload: Option<Bytes>,
     /// The record's headers in order, without those of [`header`].
     pub headers: Vec<(Arc<str>, Bytes)>,
+    /// [`RawPayload`](outbox_core::profile::RawPayload) reads its event, whatever decoder its source has: it came straight
+    /// from a log, or so it was written.
+    pub is_raw_payload: bool,
 }
 
 /// Why a record is no [`TopicLetter`].
@@ -68,7 +71,26 @@ pub enum NoTopicLetter {
 }
 
 impl TopicLetter {
-    /// What a projection gave up, for a place of your own: keep all of it, and make it again from what you kept.
+    /// A letter without a record, that was given up at the beginning of 1970 after no try and for no reason: set what else
+    /// you kept of it.
+    #[must_use]
+    pub fn new(id: Uuid, projection: impl Into<String>, place: impl Into<String>, cause: DeadLetterCause) -> Self {
+        Self {
+            id,
+            projection: projection.into(),
+            place: place.into(),
+            cause,
+            reason: String::new(),
+            attempts: 0,
+            at: DateTime::UNIX_EPOCH,
+            key: None,
+            payload: None,
+            headers: Vec::new(),
+            is_raw_payload: false,
+        }
+    }
+
+    /// What a projection gave up, for a place of your own.
     #[must_use]
     pub fn of(projection: impl Into<String>, letter: &DeadLetter) -> Self {
         Self {
@@ -82,6 +104,7 @@ impl TopicLetter {
             key: letter.key.clone(),
             payload: letter.payload.clone(),
             headers: letter.headers.clone(),
+            is_raw_payload: reading::is_raw_payload(letter),
         }
     }
 
@@ -91,12 +114,13 @@ impl TopicLetter {
         self.place.rsplit_once('@').map(|(partition, _)| Partition::new(partition))
     }
 
-    /// The event, by the decoder of the source that the projection reads, or a mended one. Letters of events straight
-    /// from a log are decoded by [`RawPayload`](outbox_core::profile::RawPayload).
+    /// The event, by the decoder of the source that the projection reads, or a mended one. Where
+    /// [`is_raw_payload`](Self::is_raw_payload) says so, that one is not asked.
     ///
     /// # Errors
     /// Those of the decoder.
     pub fn event(&self, decoder: &dyn Decoder) -> Result<ReceivedEvent, CodecError> {
+        let decoder = reading::decoder(self.is_raw_payload, decoder);
         decoder.decode(self.key.as_ref(), self.payload.as_ref(), &self.headers)
     }
 }
@@ -124,13 +148,14 @@ impl TryFrom<RawRecord> for TopicLetter {
             id: said.parsed(header::ID, |text| text.parse().ok())?,
             projection: said.parsed(header::PROJECTION, |text| Some(text.to_owned()))?,
             place: said.parsed(header::PLACE, |text| Some(text.to_owned()))?,
-            cause: said.parsed(header::CAUSE, cause)?,
+            cause: said.parsed(header::CAUSE, DeadLetterCause::parse)?,
             reason: said.parsed(header::REASON, |text| Some(text.to_owned()))?,
             attempts: said.parsed(header::ATTEMPTS, |text| text.parse().ok())?,
             at: said.parsed(header::AT, |text| Some(DateTime::parse_from_rfc3339(text).ok()?.to_utc()))?,
             key: key.filter(|_| said.text(header::KEYLESS).is_none()),
             payload,
             headers,
+            is_raw_payload: said.text(header::RAW_PAYLOAD).is_some(),
         })
     }
 }
@@ -152,17 +177,12 @@ impl Said {
     }
 }
 
-fn cause(text: &str) -> Option<DeadLetterCause> {
-    let all = [DeadLetterCause::Undecodable, DeadLetterCause::Rejected, DeadLetterCause::Held];
-    all.into_iter().find(|cause| cause.as_str() == text)
-}
-
 #[cfg(test)]
 mod tests {
     use outbox_core::{
         event::{LaneCount, NewEvent, RecordedEvent},
         memory::MemoryBroker,
-        profile::{Encoder, RawPayload, SeedEnvelope},
+        profile::{Encoder, SeedEnvelope},
         testing::Sequencer,
     };
 
@@ -222,11 +242,15 @@ mod tests {
             assert_eq!((read.cause, read.attempts), (letter.cause, letter.attempts));
             assert_eq!(read.reason, letter.reason[..letter.reason.len().min(4_096)]);
             assert_eq!(read.at.timestamp_micros(), letter.at.timestamp_micros());
-            let decoder: &dyn Decoder = if letter.place.ends_with("@3") { &SeedEnvelope } else { &RawPayload };
-            assert_eq!(read.event(decoder).ok(), letter.event, "{}", letter.place);
+            assert_eq!(read.event(&SeedEnvelope).ok(), letter.event, "{}", letter.place);
             let mut of = TopicLetter::of("tutor-count", &letter);
             (of.reason, of.at) = (read.reason.clone(), read.at);
             assert_eq!(read, of);
+            let mut kept = TopicLetter::new(of.id, of.projection, of.place, of.cause);
+            (kept.reason, kept.attempts, kept.at) = (of.reason, of.attempts, of.at);
+            (kept.key, kept.payload, kept.headers) = (of.key, of.payload, of.headers);
+            kept.is_raw_payload = of.is_raw_payload;
+            assert_eq!(read, kept, "from what a place of its own keeps");
         }
     }
 

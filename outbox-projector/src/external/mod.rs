@@ -102,6 +102,7 @@
 
 mod bulk;
 mod change;
+mod letters;
 mod memory;
 mod newest;
 mod positioned;

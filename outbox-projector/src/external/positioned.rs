@@ -89,7 +89,7 @@ pub enum CommitError {
 pub struct PositionedProjection<S, D> {
     name: Arc<str>,
     store: S,
-    documents: D,
+    pub(super) documents: D,
     link: Option<LinkTrace>,
 }
 
@@ -129,14 +129,25 @@ impl<S: PositionedStore, D: Documents> Projection for PositionedProjection<S, D>
     }
 
     async fn apply(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
-        trace::projecting(&self.name, step, self.link, self.commit(step)).await
+        trace::projecting(&self.name, step, self.link, self.commit_step(step)).await
     }
 }
 
 impl<S: PositionedStore, D: Documents> PositionedProjection<S, D> {
-    async fn commit(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
-        let Newest { writes, behind, counted: mut applied } = Newest::of(&self.documents, step.events)?;
-        let (partition, from, to) = (step.partition.clone(), step.from.cloned(), step.to.clone());
+    async fn commit_step(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
+        let newest = Newest::of(&self.documents, step.events)?;
+        self.commit(step.partition, step.from, step.to, newest).await
+    }
+
+    pub(super) async fn commit(
+        &self,
+        partition: &Partition,
+        from: Option<&SourcePosition>,
+        to: &SourcePosition,
+        newest: Newest,
+    ) -> Result<Applied, ProjectionError> {
+        let Newest { writes, behind, counted: mut applied } = newest;
+        let (partition, from, to) = (partition.clone(), from.cloned(), to.clone());
         let stored = self.store.commit(Commit { partition, from, to, writes }).await.map_err(|error| {
             let conflict = ProjectionErrorKind::Conflict;
             match error {

@@ -5,6 +5,7 @@ use std::{
 
 use async_trait::async_trait;
 use outbox_core::{
+    event::ReceivedEvent,
     projection::{Applied, Projection, ProjectionCapabilities, ProjectionError, ProjectionErrorKind, Step},
     retry::RetryPolicy,
     source::{Partition, SourcePosition},
@@ -33,7 +34,7 @@ use crate::trace::{self, LinkTrace};
 pub struct VersionedProjection<S, D> {
     name: Arc<str>,
     store: S,
-    documents: D,
+    pub(super) documents: D,
     bulk: Bulk,
     link: Option<LinkTrace>,
     /// Of the partitions whose last step failed.
@@ -136,6 +137,14 @@ impl<S: VersionedStore, D: Documents> VersionedProjection<S, D> {
             self.tried().insert(step.partition.clone(), tried);
         }
         result
+    }
+
+    /// Outside of any step.
+    pub(super) async fn write_alone(&self, received: &ReceivedEvent) -> Result<Applied, ProjectionError> {
+        let newest = Newest::of(&self.documents, std::slice::from_ref(received))?;
+        let mut writing = Writing::new(&self.store, self.bulk, vec![None; newest.writes.len()]);
+        writing.send(&newest.writes).await.map_err(unavailable)?;
+        count(&newest, &writing.fates, &Tried::default())
     }
 
     fn tried(&self) -> MutexGuard<'_, HashMap<Partition, Tried>> {

@@ -16,11 +16,13 @@
 //! # Retention
 //! A claim is kept for a while and then removed. **A duplicate that comes later than that has its effect again.** Keep
 //! claims for longer than anything can come again: the retention of the topic or log, and the time for which somebody
-//! may still rewind or replay it.
+//! may still rewind or replay it. That goes for dead letters too: one that was replayed has no effect a second time only
+//! while its claim is there.
 //!
 //! The table, `projector_inbox`, comes with the projector's others: `SqlProjection::migrate`.
 
 mod claim;
+mod letters;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod projection;

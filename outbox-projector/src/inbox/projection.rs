@@ -39,9 +39,10 @@ use crate::{
 /// duplicates. An ignored event is claimed as well, so it stays ignored when a later version knows its type.
 ///
 /// # Failures
-/// An event that is given up as a dead letter is not claimed: brought again, it has its effect. Its key is not held back
-/// meanwhile. A handler that panics, or a step that is dropped, rolls back the events that are being handled at that
-/// moment, also of other keys; they come again.
+/// An event that is given up as a dead letter is not claimed: brought again, as by
+/// [`replay`](crate::dead_letters::replay), it has its effect. Its key is not held back meanwhile. A handler that panics,
+/// or a step that is dropped, rolls back the events that are being handled at that moment, also of other keys; they come
+/// again.
 pub struct InboxProjection<DB: InboxDatabase> {
     pub(super) inbox: Inbox<DB>,
     handler: Box<dyn Handler<DB>>,
@@ -138,13 +139,13 @@ impl<DB: InboxDatabase> InboxProjection<DB> {
         }
     }
 
-    async fn apply_one(&self, received: &ReceivedEvent) -> Result<Applied, ProjectionError> {
+    pub(super) async fn apply_one(&self, received: &ReceivedEvent) -> Result<Applied, ProjectionError> {
         let mut tx = begin::<DB>(&self.inbox.pool).await?;
         let done = self.apply_within(&mut tx, received).await;
         end(tx, done).await
     }
 
-    async fn apply_within(
+    pub(super) async fn apply_within(
         &self,
         tx: &mut Transaction<'_, DB>,
         received: &ReceivedEvent,

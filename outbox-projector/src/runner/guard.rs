@@ -5,12 +5,12 @@ use std::{
     task::Poll,
 };
 
-use outbox_core::projection::{Applied, ProjectionError, ProjectionErrorKind};
+use outbox_core::projection::{ProjectionError, ProjectionErrorKind};
 
 /// What a projection answers; a panic of it is a failure of an event.
-pub(crate) async fn guarded(
-    applying: impl Future<Output = Result<Applied, ProjectionError>>,
-) -> Result<Applied, ProjectionError> {
+pub(crate) async fn guarded<T>(
+    applying: impl Future<Output = Result<T, ProjectionError>>,
+) -> Result<T, ProjectionError> {
     let mut applying = pin!(applying);
     // The future is not polled again after a panic, so nothing sees what it left behind.
     let polled =

@@ -21,7 +21,6 @@ use tokio::{
 };
 
 pub use error::{ProjectorError, ProjectorErrorKind};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub(crate) use guard::guarded;
 use seats::Seats;
 use settings::Settings;

@@ -14,8 +14,10 @@ use super::report::Last;
 #[derive(Default)]
 pub(super) struct Work {
     pub(super) events: Vec<ReceivedEvent>,
-    /// Of each event: which record of the work it is, and what it was decoded from.
-    raws: VecDeque<(usize, Option<RawRecord>)>,
+    /// Of each event: what it was decoded from.
+    raws: Vec<Option<RawRecord>>,
+    /// Of each event: which record of the work it is.
+    numbers: VecDeque<usize>,
     /// In the order of their records.
     given_up: Vec<GivenUp>,
     /// Where the partition stands behind all of it.
@@ -56,11 +58,14 @@ impl Work {
         let first = self.records;
         self.records += records.len();
         self.events.reserve(records.len());
+        self.raws.reserve(records.len());
+        self.numbers.reserve(records.len());
         for (number, record) in (first..).zip(records) {
             match record {
                 SourceRecord::Event { event, raw } => {
                     self.events.push(event);
-                    self.raws.push_back((number, raw));
+                    self.raws.push(raw);
+                    self.numbers.push_back(number);
                 }
                 SourceRecord::Undecodable { reason, raw } => match undecodable {
                     Undecodable::GiveUp => {
@@ -93,7 +98,16 @@ impl Work {
 
     /// The events of the next step.
     pub(super) fn trial(&self) -> &[ReceivedEvent] {
-        if self.singly { &self.events[..self.events.len().min(1)] } else { &self.events }
+        &self.events[..self.tried()]
+    }
+
+    /// What the events of the next step were decoded from.
+    pub(super) fn raws(&self) -> &[Option<RawRecord>] {
+        &self.raws[..self.tried()]
+    }
+
+    fn tried(&self) -> usize {
+        if self.singly { self.events.len().min(1) } else { self.events.len() }
     }
 
     /// The dead letters that no safe place has yet.
@@ -108,7 +122,7 @@ impl Work {
     /// The dead letters of the next step. With an event that is tried by itself go those in front of it and no others:
     /// what stands between it and a later one would be below the watermark from then on, as if it had been applied.
     pub(super) fn letters(&self) -> Vec<DeadLetter> {
-        let before = self.raws.front().filter(|_| self.singly).map_or(usize::MAX, |(record, _)| *record);
+        let before = self.numbers.front().copied().filter(|_| self.singly).unwrap_or(usize::MAX);
         self.given_up.iter().take_while(|given| given.record < before).map(|given| given.letter.clone()).collect()
     }
 
@@ -120,7 +134,8 @@ impl Work {
     /// The first event took effect by itself.
     pub(super) fn first_is_done(&mut self) {
         self.events.remove(0);
-        self.raws.pop_front();
+        self.raws.remove(0);
+        self.numbers.pop_front();
         self.singly = !self.events.is_empty();
     }
 
@@ -135,7 +150,7 @@ impl Work {
     /// The event at `index` becomes a dead letter.
     pub(super) fn give_up(&mut self, index: usize, partition: &Partition, reason: String) {
         let event = self.events.remove(index);
-        let (record, raw) = self.raws.remove(index).unwrap_or_default();
+        let (raw, record) = (self.raws.remove(index), self.numbers.remove(index).unwrap_or_default());
         let attempts = self.blamed.take().map_or(1, |(_, attempts)| attempts);
         let letter = DeadLetter::rejected(partition, event, raw, reason, attempts);
         let place = self.given_up.partition_point(|given| given.record < record);

@@ -163,7 +163,7 @@ impl Worker {
             let to = if whole { work.to.clone().unwrap_or_else(|| stays.clone()) } else { stays };
             let step = Step::new(&self.partition, self.position.as_ref(), &to, work.trial());
             let letters = work.letters();
-            let step = step.with_dead_letters(&letters);
+            let step = step.with_raws(work.raws()).with_dead_letters(&letters);
             let applied = if nothing { Ok(Applied::default()) } else { guarded(self.projection.apply(step)).await };
             match applied {
                 Ok(applied) => {

@@ -19,11 +19,10 @@ mod step;
 mod store;
 mod watermark;
 
+pub use crate::dead_letters::{Letters, Replay, ReplayReport, ReplayedKey, Series};
 pub use generations::{SqlGenerations, SqlReadModel};
 pub use handler::{Handled, Handler, HandlerError, HandlerErrorKind};
-pub use letters::{
-    BlockedKeys, KeptLetter, KeptRecord, LetterFilter, Letters, Replay, ReplayReport, ReplayedKey, SqlDeadLetters,
-};
+pub use letters::{BlockedKeys, KeptLetter, KeptRecord, LetterFilter, SqlDeadLetters};
 pub use names::{InvalidName, ProjectionName, SchemaName};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresProjection, PostgresTables};
@@ -33,4 +32,3 @@ pub(crate) use projection::{begin, end, store_error};
 pub use sqlite::{SqliteProjection, SqliteTables};
 pub(crate) use step::after_handler;
 pub use store::SqlDatabase;
-pub use watermark::Series;

@@ -7,11 +7,7 @@ use outbox_core::{event::LogId, projection::Step};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Row as _, Transaction, error::DatabaseError};
 use uuid::Uuid;
 
-use super::{
-    SchemaName, SqlProjection, SqlProjectionBuilder,
-    store::Store,
-    watermark::{Series, Watermarks},
-};
+use super::{SchemaName, Series, SqlProjection, SqlProjectionBuilder, store::Store, watermark::Watermarks};
 
 /// A read model in PostgreSQL.
 ///

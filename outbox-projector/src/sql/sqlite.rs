@@ -8,9 +8,9 @@ use sqlx::{Row as _, Sqlite, SqlitePool, Transaction, error::DatabaseError, type
 use uuid::{Uuid, fmt::Hyphenated};
 
 use super::{
-    SqlProjection,
+    Series, SqlProjection,
     store::Store,
-    watermark::{Series, Watermark, Watermarks},
+    watermark::{Watermark, Watermarks},
 };
 
 /// A read model in SQLite.

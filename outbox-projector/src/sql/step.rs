@@ -10,11 +10,8 @@ use sqlx::Transaction;
 use uuid::Uuid;
 
 use super::{
-    BlockedKeys, SqlDatabase, SqlProjection,
-    availability::is_unavailable,
-    letters::NewLetter,
-    projection::store_error,
-    watermark::{Series, Watermarks},
+    BlockedKeys, Series, SqlDatabase, SqlProjection, availability::is_unavailable, letters::NewLetter,
+    projection::store_error, watermark::Watermarks,
 };
 
 impl<DB: SqlDatabase> SqlProjection<DB> {
@@ -48,7 +45,7 @@ impl<DB: SqlDatabase> SqlProjection<DB> {
         let blocked = self.blocked(tx, &watermarks, &letters).await?;
 
         let (mut fresh, mut held) = (Vec::with_capacity(step.events.len()), Vec::new());
-        for (received, place) in step.events.iter().zip(&places) {
+        for (index, (received, place)) in step.events.iter().zip(&places).enumerate() {
             if given_up.contains(&received.event.id) {
                 continue;
             }
@@ -58,7 +55,7 @@ impl<DB: SqlDatabase> SqlProjection<DB> {
                 (Some(_), _) => true,
             };
             if new && blocked.holds(received) {
-                held.push(held_back(step, received));
+                held.push(held_back(step, index, received));
             } else if new {
                 fresh.push(received);
             }
@@ -183,9 +180,9 @@ impl Blocked {
     }
 }
 
-fn held_back(step: Step<'_>, received: &ReceivedEvent) -> DeadLetter {
+fn held_back(step: Step<'_>, index: usize, received: &ReceivedEvent) -> DeadLetter {
     let reason = "an earlier event of its key is a dead letter";
-    let letter = DeadLetter::rejected(step.partition, received.clone(), None, reason, 0);
+    let letter = DeadLetter::rejected(step.partition, received.clone(), step.raw(index).cloned(), reason, 0);
     DeadLetter { cause: DeadLetterCause::Held, ..letter }
 }
 

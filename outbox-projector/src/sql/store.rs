@@ -5,11 +5,7 @@ use outbox_core::projection::Step;
 use sqlx::{Pool, Transaction, error::DatabaseError};
 use uuid::Uuid;
 
-use super::{
-    generations::GenerationStore,
-    letters::LetterStore,
-    watermark::{Series, Watermarks},
-};
+use super::{Series, generations::GenerationStore, letters::LetterStore, watermark::Watermarks};
 
 /// A database that read models can live in: `sqlx::Postgres` or `sqlx::Sqlite`, each with its feature. Sealed.
 pub trait SqlDatabase: Store + GenerationStore + LetterStore {}

@@ -140,6 +140,11 @@ impl Projection for Failing {
 
     async fn apply(&self, step: Step<'_>) -> Result<Applied, ProjectionError> {
         self.steps.lock().expect("lock").push(step.events.len());
+        for (index, received) in step.events.iter().enumerate() {
+            let raw = step.raw(index).expect("what it was decoded from");
+            let decoded = SeedEnvelope.decode(raw.key.as_ref(), raw.payload.as_ref(), &raw.headers);
+            assert_eq!(decoded.expect("its own record"), *received);
+        }
         let fails = |received: &ReceivedEvent| number_of(&received.event).and_then(self.how);
         if let Some((index, kind)) = step.events.iter().enumerate().find_map(|(n, e)| Some((n, fails(e)?))) {
             self.tries.fetch_add(1, Ordering::Relaxed);

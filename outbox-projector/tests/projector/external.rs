@@ -3,6 +3,7 @@
 mod broken;
 mod conformance;
 mod faulty;
+mod letters;
 mod positioned;
 mod running;
 mod versioned;

@@ -6,6 +6,7 @@ mod claims_on_postgres;
 mod conformance;
 mod effects;
 mod keys;
+mod letters;
 mod random;
 mod retention;
 

@@ -2,8 +2,15 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use outbox_core::{
-    event::NewEvent, memory::MemoryLog, outbox::Outbox, projection::Projection, retry::Backoff, source::EventSource,
+    event::{LaneCount, NewEvent, ReceivedEvent, RecordedEvent},
+    memory::MemoryLog,
+    outbox::Outbox,
+    profile::{Encoder, SeedEnvelope},
+    projection::{DeadLetter, Projection},
+    retry::Backoff,
+    source::{EventSource, Partition, RawRecord},
 };
 use outbox_projector::{Projector, ProjectorBuilder, ProjectorError, ProjectorStatus};
 use tokio::{
@@ -87,4 +94,20 @@ pub(crate) async fn append(log: &MemoryLog, events: &[NewEvent]) {
     let receipt = log.append(&mut tx, events).await.expect("append");
     tx.commit().await;
     receipt.committed();
+}
+
+/// An event that was given up, with the record that it was decoded from.
+pub(crate) fn rejected(received: &ReceivedEvent) -> DeadLetter {
+    DeadLetter::rejected(&Partition::new("p"), received.clone(), Some(record(received)), "it is bad", 3)
+}
+
+/// As the default encoder writes the event.
+pub(crate) fn record(received: &ReceivedEvent) -> RawRecord {
+    let lane = LaneCount::default().lane_of(&received.event.lane_key());
+    let recorded =
+        RecordedEvent { origin: received.origin.expect("an event of a log"), lane, event: received.event.clone() };
+    let encoded = SeedEnvelope.encode(&recorded).expect("encoded");
+    let key = Some(Bytes::from(received.event.message_key().to_owned()));
+    let offset = recorded.origin.sequence.position();
+    RawRecord { offset, key, payload: encoded.payload, headers: encoded.headers }
 }

@@ -3,9 +3,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outbox_core::projection::DeadLetter;
-use outbox_projector::dead_letters::{DeadLetters, DeadLettersError, DeadLettersErrorKind};
+use chrono::{DateTime, Utc};
+use outbox_core::{
+    error::BoxError,
+    projection::{DeadLetter, DeadLetterCause},
+};
+use outbox_projector::dead_letters::{DeadLetters, DeadLettersError, DeadLettersErrorKind, TopicLetter};
+use serde::Deserialize;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::db::{Conn, Db, Tx, is_away, on};
 
@@ -18,6 +24,11 @@ const INSERT: &str = "INSERT INTO search_dead_letters \
 
 /// Without the reason, which may quote the payload: that is for whoever may read the table, not for the log.
 const LIST: &str = "SELECT projection, id, place, cause FROM search_dead_letters ORDER BY number LIMIT 100";
+
+const ALL: &str = "SELECT projection, id, place, cause, reason, attempts, given_up, record_key, payload, headers \
+    FROM search_dead_letters ORDER BY number";
+
+type Row = (String, String, String, String, String, i64, DateTime<Utc>, Option<Vec<u8>>, Option<Vec<u8>>, String);
 
 impl SearchDeadLetters {
     pub(crate) fn of(db: Arc<Db>) -> Self {
@@ -44,6 +55,27 @@ impl SearchDeadLetters {
             .execute(c)
             .await
             .map(drop))?;
+        tx.commit().await
+    }
+
+    /// All of them, in the order in which they were given up.
+    pub(crate) async fn all(&self) -> Result<Vec<TopicLetter>, sqlx::Error> {
+        let mut conn = self.0.read().await?;
+        let rows: Vec<Row> = on!(Conn, &mut conn, |c| sqlx::query_as(ALL).fetch_all(c).await)?;
+        rows.into_iter().map(|row| letter(row).map_err(sqlx::Error::Decode)).collect()
+    }
+
+    /// Removes letters of a projection, for good.
+    pub(crate) async fn remove(&self, projection: &str, ids: impl Iterator<Item = Uuid>) -> Result<(), sqlx::Error> {
+        let mut tx = self.0.begin().await?;
+        for id in ids {
+            on!(Tx, &mut tx, |c| sqlx::query("DELETE FROM search_dead_letters WHERE projection = $1 AND id = $2")
+                .bind(projection)
+                .bind(id.to_string())
+                .execute(c)
+                .await
+                .map(drop))?;
+        }
         tx.commit().await
     }
 
@@ -87,6 +119,34 @@ impl DeadLetters for SearchDeadLetters {
 /// PostgreSQL's text holds no zero byte.
 fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+fn letter(row: Row) -> Result<TopicLetter, BoxError> {
+    let (projection, id, place, cause, reason, attempts, at, key, payload, headers) = row;
+    let cause = DeadLetterCause::parse(&cause).ok_or("search_dead_letters has a cause that is not known")?;
+    let mut letter = TopicLetter::new(id.parse()?, projection, place, cause);
+    (letter.reason, letter.attempts, letter.at) = (reason, u32::try_from(attempts)?, at);
+    (letter.key, letter.payload) = (key.map(Into::into), payload.map(Into::into));
+    let headers: Vec<(String, HeaderValue)> = serde_json::from_str(&headers)?;
+    letter.headers = headers.into_iter().map(|(name, value)| (name.into(), value.into_bytes().into())).collect();
+    Ok(letter)
+}
+
+/// As the column `headers` has it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum HeaderValue {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl HeaderValue {
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Text(text) => text.into_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
 }
 
 fn headers(letter: &DeadLetter) -> String {

@@ -6,10 +6,11 @@ use anyhow::Context;
 use outbox_core::{
     log::{ConsumerName, LogAdmin, LogError},
     log_source::LogSource,
+    profile::RawPayload,
 };
 use outbox_projector::Projector;
 
-use super::{Kept, Parts};
+use super::{Kept, OpenIndex, Parts};
 use crate::{
     config::Config,
     data_dir::DataDir,
@@ -26,11 +27,10 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
         Some(token) => secrets::configured(token)?,
         None => secrets::kept(&token_file)?,
     };
-    let db = Arc::new(Db::Sqlite(SqliteDb::open(&directory.file("marketplace.db")).await?));
+    let db = Arc::new(Db::Sqlite(SqliteDb::open(&directory.file(DATABASE)).await?));
     let log = db.log();
     let identity = log.identity().await.context("the log cannot be read")?;
-    let index =
-        TantivyIndex::open(&directory.file("search"), identity.id).context("the search index cannot be opened")?;
+    let index = TantivyIndex::open(&directory.file(INDEX), identity.id).context("the search index cannot be opened")?;
     let consumer = index.consumer()?;
     forget_earlier_indexes(log.as_ref(), &consumer).await.context("the log cannot be looked after")?;
     let letters = Arc::new(SearchDeadLetters::of(db.clone()));
@@ -63,6 +63,28 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
     let stages = Stages { log, consumer, behind };
     Ok(Parts { name: "embedded", db, index: Arc::new(index), stages, workers, token, data: Some(data) })
 }
+
+pub(super) async fn open_database(config: &Config) -> anyhow::Result<Arc<Db>> {
+    let file = config.data_dir.join(DATABASE);
+    anyhow::ensure!(file.is_file(), "{} holds no marketplace; name another --data-dir", config.data_dir.display());
+    Ok(Arc::new(Db::Sqlite(SqliteDb::open(&file).await?)))
+}
+
+/// Nobody else writes into the index meanwhile.
+pub(super) async fn open_index(config: &Config) -> anyhow::Result<OpenIndex> {
+    let db = open_database(config).await?;
+    let directory = DataDir::open(&config.data_dir)?;
+    let identity = db.log().identity().await.context("the log cannot be read")?;
+    let index = TantivyIndex::open(&directory.file(INDEX), identity.id).context("the search index cannot be opened")?;
+    let projection = Box::new(index.projection());
+    Ok(OpenIndex { db, projection, decoder: Arc::new(RawPayload), _directory: Some(directory) })
+}
+
+/// The file of the data directory.
+const DATABASE: &str = "marketplace.db";
+
+/// The directory in the data directory.
+const INDEX: &str = "search";
 
 /// An index that was begun anew reads as a new consumer, from the log's first event: that is why nothing is removed from
 /// the log here. The one before it reads no more; without it the list of consumers is true, and retention could be

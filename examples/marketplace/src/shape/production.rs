@@ -6,7 +6,7 @@ use anyhow::Context;
 use outbox_core::{
     event::Event,
     log::{ConsumerName, RetentionPolicy},
-    profile::Profile,
+    profile::{Profile, SeedEnvelope},
     publisher::Publisher,
     relay::Relay,
     retention::Pruner,
@@ -15,7 +15,7 @@ use outbox_core::{
 use outbox_kafka::{KafkaPublisher, KafkaSource, TopicSpec};
 use outbox_projector::rebuild::{self, Generation, Generations, LiveProjector, Sources};
 
-use super::Parts;
+use super::{OpenIndex, Parts};
 use crate::{
     config::{Config, Secret},
     db::{Db, PostgresDb},
@@ -26,16 +26,13 @@ use crate::{
 
 pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Result<Parts> {
     let token = secrets::configured(needed(config.admin_token.as_ref(), "admin_token")?)?;
-    let Secret(database) = needed(config.database_url.as_ref(), "database_url")?;
     let brokers = needed(config.kafka_brokers.as_ref(), "kafka_brokers")?;
-    let Secret(opensearch) = needed(config.opensearch_url.as_ref(), "opensearch_url")?;
-
-    let profile = profile(&config.topic_prefix);
-    let db = Arc::new(Db::Postgres(PostgresDb::open(database, profile.clone()).await?));
+    needed(config.opensearch_url.as_ref(), "opensearch_url")?;
+    let db = open_database(config).await?;
     let log = db.log();
-    let identity = log.identity().await.context("the log cannot be read")?;
     let publisher = KafkaPublisher::builder(brokers).build().context("the Kafka publisher cannot be made")?;
-    let index = OpenSearchIndex::new(opensearch, &config.search_index, identity.id)?;
+    let index = index_of(config, &db).await?;
+    let profile = profile(&config.topic_prefix);
     let consumer = ConsumerName::parse("kafka")?;
     let topic = format!("{}tutor-events", config.topic_prefix);
     let mut workers = Workers::default();
@@ -107,6 +104,29 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
     });
     let stages = Stages { log, consumer, behind: vec![Stage::Relay(relay_stage), Stage::Index(index_stage)] };
     Ok(Parts { name: "production", db, index: Arc::new(index), stages, workers, token, data: None })
+}
+
+pub(super) async fn open_database(config: &Config) -> anyhow::Result<Arc<Db>> {
+    let Secret(database) = needed(config.database_url.as_ref(), "database_url")?;
+    Ok(Arc::new(Db::Postgres(PostgresDb::open(database, profile(&config.topic_prefix)).await?)))
+}
+
+pub(super) async fn open_index(config: &Config) -> anyhow::Result<OpenIndex> {
+    let db = open_database(config).await?;
+    let index = index_of(config, &db).await?;
+    let live = index.live().await.context("the search index cannot be asked which one is in use")?;
+    let decoder = Arc::new(SeedEnvelope);
+    #[cfg(feature = "embedded")]
+    let opened = OpenIndex { db, projection: Box::new(live), decoder, _directory: None };
+    #[cfg(not(feature = "embedded"))]
+    let opened = OpenIndex { db, projection: Box::new(live), decoder };
+    Ok(opened)
+}
+
+async fn index_of(config: &Config, db: &Db) -> anyhow::Result<OpenSearchIndex> {
+    let Secret(opensearch) = needed(config.opensearch_url.as_ref(), "opensearch_url")?;
+    let identity = db.log().identity().await.context("the log cannot be read")?;
+    OpenSearchIndex::new(opensearch, &config.search_index, identity.id)
 }
 
 /// How long a killed process keeps its partitions from the others; the relay's lease is as long.

@@ -83,7 +83,7 @@ pub(crate) fn nonsense() -> Value {
     json!({ "id": "secret" })
 }
 
-async fn append_nonsense(data: &Path) {
+pub(crate) async fn append_nonsense(data: &Path) {
     let pool = SqlitePool::connect_with(SqliteLog::connect_options(data.join("marketplace.db"))).await.expect("opened");
     let log = SqliteLog::builder(pool.clone()).build();
     let event = NewEvent::json("Tutor", 4711, "TutorCreated", &nonsense()).expect("event");

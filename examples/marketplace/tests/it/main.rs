@@ -5,6 +5,7 @@
 
 mod errors;
 mod events;
+mod letters;
 mod lifecycle;
 mod page;
 #[cfg(feature = "production")]

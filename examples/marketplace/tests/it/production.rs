@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     events::nonsense,
+    letters::{said, whole},
     program::{DEADLINE, Program, ada, command, refusal},
 };
 
@@ -31,6 +32,13 @@ async fn production(database: &str) -> Command {
         .env("MARKETPLACE_CONSUMER_GROUP", unique("search-service"))
         .env("MARKETPLACE_SEARCH_INDEX", unique("tutors"));
     command
+}
+
+/// The operator's, with the same names.
+fn letters_of(program: &Command, arguments: &[&str]) -> Command {
+    let mut operator = command(&[&["--shape", "production", "search-letters"], arguments].concat());
+    operator.envs(program.as_std().get_envs().filter_map(|(name, value)| Some((name, value?))));
+    operator
 }
 
 async fn run(command: Command) -> Program {
@@ -90,6 +98,48 @@ async fn an_event_that_the_index_refuses_is_a_dead_letter_and_its_partition_goes
     assert!(reason.contains("secret"), "the reason says what was wrong: {reason}");
     // As the topic had it: around the payload of the event there is the envelope.
     assert!(String::from_utf8_lossy(payload).contains(&nonsense().to_string()), "{payload:?}");
+    drop(program);
+    database.drop_database().await;
+}
+
+#[tokio::test]
+async fn a_letter_is_replayed_beside_the_running_program_and_found() {
+    let database = TestDatabase::create(PostgresVersion::V15).await;
+    let command = production(database.url()).await;
+    let operator = |arguments: &[&str]| letters_of(&command, arguments);
+    let (list, dry, replay, again, list_again) = (
+        operator(&[]),
+        operator(&["replay", "--dry-run"]),
+        operator(&["replay"]),
+        operator(&["replay"]),
+        operator(&[]),
+    );
+    let mut program = run(command).await;
+    program.search_until("q=mercator", |answer| answer["total"] == 0).await;
+    let log = PostgresLog::builder(database.pool().clone()).build();
+    let event = NewEvent::json("Tutor", 4711, "TutorCreated", &nonsense()).expect("event");
+    let mut tx = database.pool().begin().await.expect("begin");
+    let _another_process_reads_it = log.append(&mut tx, &[event]).await.expect("append");
+    tx.commit().await.expect("commit");
+    program.complains("is in search_dead_letters").await;
+    let listed = said(list).await;
+    assert!(listed.starts_with("1 dead letter of the search index\n") && listed.contains("secret"), "{listed}");
+    let refused = said(replay).await;
+    assert!(refused.contains("Tutor/4711: 0 done, 1 left"), "nothing was mended: {refused}");
+
+    let all = "SELECT payload FROM search_dead_letters";
+    let envelope: Vec<u8> = sqlx::query_scalar(all).fetch_one(database.pool()).await.expect("the letter");
+    let envelope = String::from_utf8(envelope).expect("UTF-8");
+    let mended = envelope.replace(&nonsense().to_string(), &whole(4711).to_string());
+    let mend = sqlx::query("UPDATE search_dead_letters SET payload = $1").bind(mended.into_bytes());
+    mend.execute(database.pool()).await.expect("mended");
+    let would = said(dry).await;
+    assert!(would.contains("nothing was changed") && would.contains("1 written, 0 left"), "{would}");
+    assert_eq!(program.search("q=mercator").await["total"], 0, "a dry run changes nothing");
+    let replayed = said(again).await;
+    assert!(replayed.contains("1 written, 0 left"), "{replayed}");
+    program.search_until("q=mercator", |answer| answer["total"] == 1).await;
+    assert!(said(list_again).await.starts_with("0 dead letters"), "what is done is deleted");
     drop(program);
     database.drop_database().await;
 }

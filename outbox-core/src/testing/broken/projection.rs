@@ -125,10 +125,10 @@ impl Projection for Broken {
         let events = self.tamper(step.events);
         let dropped = step.events.len() - events.len();
         let kept = self.inner.position(step.partition).await?;
-        let mut step = Step { events: &events, ..step };
+        let mut step = Step { events: &events, raws: &[], ..step };
         match self.flaw {
             Flaw::PositionFirst => {
-                self.inner.apply(Step { events: &[], ..step }).await?;
+                self.inner.apply(Step { events: &[], raws: &[], ..step }).await?;
                 step.from = Some(step.to);
             }
             Flaw::IgnoresFrom => step.from = kept.as_ref(),

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use outbox_core::{error::chain, event::ReceivedEvent, profile::Decoder, projection::DeadLetterCause};
+use outbox_core::{event::ReceivedEvent, profile::Decoder};
 use uuid::Uuid;
 
-use super::{KeptLetter, KeptRecord, Replay};
-use crate::dead_letters::TopicLetter;
+use super::{KeptLetter, KeptRecord};
+use crate::dead_letters::{Replay, TopicLetter, reading};
 
 /// The events of letters, wherever those are kept.
 pub(super) struct Bodies<'r> {
@@ -30,17 +30,12 @@ impl<'r> Bodies<'r> {
     }
 
     pub(super) fn read(&self, letter: &KeptLetter, record: Option<&KeptRecord>) -> Result<ReceivedEvent, NoEvent> {
-        let read = match (record, self.elsewhere.get(&letter.id)) {
-            (Some(record), _) => record.decode(self.decoder),
-            (None, Some(letter)) => letter.event(self.decoder).map_err(|error| chain(&error)),
+        let decoded = match (record, self.elsewhere.get(&letter.id)) {
+            (Some(record), _) => record.event(self.decoder),
+            (None, Some(letter)) => letter.event(self.decoder),
             (None, None) => return Err(NoEvent::Absent),
         };
-        let received = read.map_err(|why| NoEvent::Unreadable(format!("it cannot be decoded: {why}")))?;
-        if letter.cause != DeadLetterCause::Undecodable && letter.id != received.event.id {
-            let why = "it decodes to another event: give the decoder that its source has";
-            return Err(NoEvent::Unreadable(why.to_owned()));
-        }
-        Ok(received)
+        reading::event_of(letter.id, letter.cause, decoded).map_err(NoEvent::Unreadable)
     }
 }
 

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use outbox_core::{
     event::{ReceivedEvent, Sequence},
-    profile::{Decoder, RawPayload},
+    profile::{CodecError, Decoder},
     projection::{DeadLetter, DeadLetterCause},
     source::Partition,
 };
 use uuid::Uuid;
 
 use super::headers;
-use crate::sql::Series;
+use crate::{dead_letters::reading, sql::Series};
 
 /// What is known of a dead letter that a projection keeps, without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct KeptLetter {
     /// When it was given up.
     pub at: DateTime<Utc>,
     /// Whether key, body and headers are here too. Where the projector stores dead letters elsewhere, only their ids are
-    /// here, and a replay has to be given the rest: [`Replay::from_topic`](super::Replay::from_topic).
+    /// here, and a replay has to be given the rest: [`Replay::from_topic`](crate::dead_letters::Replay::from_topic).
     pub is_whole: bool,
 }
 
@@ -62,7 +62,7 @@ pub struct KeptRecord {
 pub(super) enum Form {
     /// As it came.
     Record,
-    /// As [`RawPayload`] writes the event.
+    /// [`RawPayload`](outbox_core::profile::RawPayload) reads the event from it.
     Event,
     /// Not here.
     Elsewhere,
@@ -91,11 +91,14 @@ impl KeptLetter {
 }
 
 impl KeptRecord {
-    /// The event, by the given decoder where the record is as it came.
-    pub(super) fn decode(&self, decoder: &dyn Decoder) -> Result<ReceivedEvent, String> {
-        let decoder = if self.form == Form::Event { &RawPayload } else { decoder };
-        let read = decoder.decode(self.key.as_ref(), self.payload.as_ref(), &self.headers);
-        read.map_err(|error| outbox_core::error::chain(&error))
+    /// The event, by the decoder of the source that it came from, or a mended one. One that came straight from a log is
+    /// decoded by [`RawPayload`](outbox_core::profile::RawPayload), whatever is given here.
+    ///
+    /// # Errors
+    /// Those of the decoder.
+    pub fn event(&self, decoder: &dyn Decoder) -> Result<ReceivedEvent, CodecError> {
+        let decoder = reading::decoder(self.form == Form::Event, decoder);
+        decoder.decode(self.key.as_ref(), self.payload.as_ref(), &self.headers)
     }
 }
 
@@ -113,10 +116,12 @@ const REASON_BYTES: usize = 4_096;
 impl<'l> NewLetter<'l> {
     /// With its body, if that is kept here.
     pub(in crate::sql) fn of(letter: &'l DeadLetter, here: bool) -> Self {
-        let form = match &letter.event {
-            _ if !here => Form::Elsewhere,
-            Some(received) if reads_as(letter, received) => Form::Event,
-            _ => Form::Record,
+        let form = if !here {
+            Form::Elsewhere
+        } else if reading::is_raw_payload(letter) {
+            Form::Event
+        } else {
+            Form::Record
         };
         let series = letter.event.as_ref().map(Series::of_received);
         Self { letter, series, form, headers: here.then(|| headers::to_bytes(&letter.headers)) }
@@ -176,22 +181,11 @@ impl<'l> NewLetter<'l> {
     }
 }
 
-/// Whether [`RawPayload`] gives the very same event back: other encoders write its headers too, around another body. An
-/// event without a sequence counts as unordered there.
-fn reads_as(letter: &DeadLetter, received: &ReceivedEvent) -> bool {
-    let read = RawPayload.decode(letter.key.as_ref(), letter.payload.as_ref(), &letter.headers);
-    read.is_ok_and(|mut read| {
-        read.event.unordered = received.event.unordered;
-        read == *received
-    })
-}
-
 /// PostgreSQL's text holds no zero byte.
 pub(super) fn storable(text: &str) -> String {
     text[..text.floor_char_boundary(REASON_BYTES)].replace('\0', "\u{fffd}")
 }
 
 pub(super) fn cause_of(text: &str) -> DeadLetterCause {
-    let known = [DeadLetterCause::Undecodable, DeadLetterCause::Held];
-    known.into_iter().find(|cause| cause.as_str() == text).unwrap_or(DeadLetterCause::Rejected)
+    DeadLetterCause::parse(text).unwrap_or(DeadLetterCause::Rejected)
 }

@@ -7,7 +7,6 @@ mod plan;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod replay;
-mod report;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod statements;
@@ -20,12 +19,10 @@ use uuid::Uuid;
 
 pub(super) use letter::NewLetter;
 pub use letter::{KeptLetter, KeptRecord};
-pub use replay::Replay;
-pub use report::{ReplayReport, ReplayedKey};
 pub(super) use store::LetterStore;
 
 use super::{
-    Series, SqlDatabase, SqlProjection,
+    Letters, Series, SqlDatabase, SqlProjection,
     projection::{begin, store_error},
 };
 
@@ -39,20 +36,8 @@ pub enum BlockedKeys {
     /// as counters.
     Pass,
     /// They become dead letters themselves, in the commit of their step and whatever they are, until the last letter of
-    /// the key is replayed or discarded. So the order of the key stays as it was written, and the key stands still. Their
-    /// bodies and headers are kept as [`RawPayload`](outbox_core::profile::RawPayload) writes them, not as they came.
+    /// the key is replayed or discarded. So the order of the key stays as it was written, and the key stands still.
     Hold,
-}
-
-/// Which dead letters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Letters {
-    /// All of the projection.
-    All,
-    /// Those of a key.
-    Key(Series),
-    /// The one with this [id](KeptLetter::id).
-    Id(Uuid),
 }
 
 /// What to list.
@@ -71,7 +56,7 @@ pub struct LetterFilter {
 /// Letters are kept by a projection that was built with
 /// [`SqlProjectionBuilder::dead_letters`](super::SqlProjectionBuilder::dead_letters), in the transaction of the step that
 /// passes over them. Where they are stored elsewhere, as in a topic, their ids are kept here all the same: that is what
-/// lets each of them have its effect once, see [`Replay::from_topic`].
+/// lets each of them have its effect once, see [`Replay::from_topic`](super::Replay::from_topic).
 ///
 /// # Duplicates
 /// An event that is a dead letter counts as seen: when it comes again it is dropped, and its letter stays. Only the

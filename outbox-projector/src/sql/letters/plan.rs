@@ -6,10 +6,12 @@ use outbox_core::projection::ProjectionError;
 use uuid::Uuid;
 
 use super::{
-    KeptLetter, Letters, Replay, ReplayReport, ReplayedKey, SqlDeadLetters,
+    KeptLetter, SqlDeadLetters,
     bodies::{Bodies, NoEvent},
 };
-use crate::sql::{Series, SqlDatabase, SqlProjection, projection::store_error};
+use crate::sql::{
+    Letters, Replay, ReplayReport, ReplayedKey, Series, SqlDatabase, SqlProjection, projection::store_error,
+};
 
 /// A topic may hold far more letters than are open: asked for so many at once.
 const AT_ONCE: usize = 10_000;

@@ -1,72 +1,21 @@
 //! Dead letters are applied after all.
 
-use std::sync::Arc;
-
 use outbox_core::{
     error::chain,
     event::ReceivedEvent,
-    profile::{Decoder, SeedEnvelope},
     projection::{Applied, DeadLetterCause, ProjectionError, ProjectionErrorKind},
 };
 use uuid::Uuid;
 
 use super::{
-    Letters, ReplayReport, SqlDeadLetters,
+    SqlDeadLetters,
     bodies::Bodies,
     trial::{TOO_EARLY, Trial},
 };
-use crate::{
-    dead_letters::TopicLetter,
-    sql::{
-        Series, SqlDatabase, SqlProjection,
-        projection::{begin, store_error},
-    },
+use crate::sql::{
+    Replay, ReplayReport, Series, SqlDatabase, SqlProjection,
+    projection::{begin, store_error},
 };
-
-/// What to replay, and how.
-#[derive(Clone)]
-pub struct Replay {
-    pub(super) which: Letters,
-    pub(super) dry_run: bool,
-    pub(super) decoder: Arc<dyn Decoder>,
-    pub(super) elsewhere: Arc<[TopicLetter]>,
-}
-
-impl Replay {
-    /// Replays these letters.
-    #[must_use]
-    pub fn of(which: Letters) -> Self {
-        Self { which, dry_run: false, decoder: Arc::new(SeedEnvelope), elsewhere: Arc::default() }
-    }
-
-    /// Tries everything, each key in a transaction that is rolled back in the end, and says what would have happened.
-    /// The transaction stays open until all letters of a key were tried; projectors wait for that key meanwhile.
-    #[must_use]
-    pub fn dry_run(mut self) -> Self {
-        self.dry_run = true;
-        self
-    }
-
-    /// Reads the records with this decoder: the one that their source has, or a mended one. Default: [`SeedEnvelope`].
-    /// Letters of events that came straight from a log need none, unless they are kept elsewhere: those are read by
-    /// [`RawPayload`](outbox_core::profile::RawPayload).
-    #[must_use]
-    pub fn decoder(mut self, decoder: Arc<dyn Decoder>) -> Self {
-        self.decoder = decoder;
-        self
-    }
-
-    /// Takes the bodies of letters that are kept elsewhere from these, in any order; they are held in memory. See
-    /// [`read_to_end`](crate::dead_letters::read_to_end) for how to get them. They are no more than that: which letters
-    /// are open, the projection knows. So those of other projections are passed over, as are those that are not open,
-    /// which count as duplicates: the projection has replayed or discarded them, or has not passed over their records
-    /// yet. An open letter that is missing here keeps its place: its key stops there. Default: none.
-    #[must_use]
-    pub fn from_topic(mut self, letters: impl IntoIterator<Item = TopicLetter>) -> Self {
-        self.elsewhere = letters.into_iter().collect();
-        self
-    }
-}
 
 impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
     /// Applies letters: those of a key in the order of their sequences, different keys one after another. Where one
@@ -84,6 +33,8 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
     ///
     /// # Errors
     /// The type's *Errors*. What was replayed before stays so.
+    ///
+    /// [`Letters::Id`]: super::super::Letters::Id
     pub async fn replay(&self, replay: &Replay) -> Result<ReplayReport, ProjectionError> {
         let bodies = Bodies::of(replay, self.projection.name.as_str());
         let not_open = self.not_open(replay, &bodies).await?;

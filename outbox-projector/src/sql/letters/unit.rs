@@ -7,7 +7,7 @@ use outbox_core::{
 use sqlx::Transaction;
 
 use super::{
-    KeptLetter, ReplayedKey, SqlDeadLetters,
+    KeptLetter, SqlDeadLetters,
     bodies::{Bodies, NoEvent},
     plan::Unit,
     trial::{Next, TOO_EARLY, Trial},
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     runner::guarded,
     sql::{
-        SqlDatabase, SqlProjection,
+        ReplayedKey, SqlDatabase, SqlProjection,
         projection::{begin, end, store_error},
     },
 };
@@ -91,6 +91,7 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
             match self.try_and_end(tx, &trial).await {
                 Ok(applied) => {
                     done.done += applied;
+                    done.done_letters.extend(trial.0.iter().map(|(letter, _)| letter.id));
                     together = TOGETHER;
                 }
                 Err(error) if error.kind() == ProjectionErrorKind::Conflict => {}
@@ -121,7 +122,10 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
                 Next::TooEarly => done.error = Some(TOO_EARLY.to_owned()),
                 Next::WithoutEvent(_, why) => done.error = Some(why.to_string()),
                 Next::Letters(trial) => match guarded(self.carry_out(&mut tx, &trial)).await {
-                    Ok(applied) => done.done += applied,
+                    Ok(applied) => {
+                        done.done += applied;
+                        done.done_letters.extend(trial.0.iter().map(|(letter, _)| letter.id));
+                    }
                     Err(error) if error.kind().blames_an_event() => done.error = Some(chain(&error)),
                     Err(error) => return Err(error),
                 },

@@ -2,8 +2,10 @@
 //! version, so that neither a late duplicate nor a slow process overwrites what is newer.
 
 mod ask;
+mod claim;
 mod client;
 mod generations;
+mod letters;
 mod mapping;
 mod write;
 
@@ -82,6 +84,8 @@ impl From<CallError> for SearchError {
     }
 }
 
+#[cfg(test)]
+mod claims;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use outbox_core::{
     memory::MemoryBroker,
-    profile::{Profile, SeedEnvelope},
+    profile::{Profile, RawPayload, SeedEnvelope},
     projection::DeadLetterCause,
     testing::Sequencer,
 };
@@ -27,6 +28,7 @@ use crate::{
 
 on_every_database!(
     what_comes_behind_a_letter_waits_and_the_rest_flows,
+    what_is_held_is_kept_as_it_came,
     only_the_first_letter_of_a_key_can_be_replayed_by_itself,
     a_replay_beside_running_projectors_keeps_the_order,
 );
@@ -55,6 +57,47 @@ where
     let applied = step(&projection, "3", &[a[5].clone(), b[2].clone()], &[]).await.expect("apply");
     assert_eq!((applied.applied, applied.held), (2, 0), "the key is free");
     assert_eq!(database.model().await, Model::of(a.iter().chain(&b)));
+}
+
+async fn what_is_held_is_kept_as_it_came<DB: TestDatabase>(database: &Database<DB>)
+where
+    ReadModel: Handler<DB>,
+{
+    let (broker, log) = (MemoryBroker::default(), Sequencer::default());
+    let events: Vec<_> = (0..4).map(|n| log.record(counted("a", n))).collect();
+    let write = |event| {
+        let mut message = Profile::default().message(event).expect("message");
+        message.headers.push(("added-on-the-way".into(), Bytes::from_static(b"\xff")));
+        broker.write(message.clone());
+        message
+    };
+    let written: Vec<_> = events.iter().map(write).collect();
+    let handler = ReadModel::with(1, Trouble::Reject);
+    let projection = Arc::new(keeping(database, BlockedKeys::Hold, &handler));
+    let source = broker.source("group", ["suite-events"], SeedEnvelope);
+    let mut running = Running::start(projector(source, projection.clone()));
+    running.until("the rest is held", |status| status.totals().held == 2).await;
+    running.stop().await.expect("run");
+
+    let letters = list(&projection).await;
+    assert_eq!(letters.len(), 3);
+    for (n, letter) in (1..).zip(&letters) {
+        assert_eq!(letter.place, format!("memory/suite-events@{n}"), "where it stood");
+        let (_, record) = projection.dead_letters().get(letter.id).await.expect("get").expect("there");
+        let record = record.expect("kept here");
+        assert_eq!((record.key.as_ref(), &record.payload), (Some(&written[n].key), &written[n].payload));
+        assert_eq!(record.headers, written[n].headers);
+        assert_eq!(record.event(&SeedEnvelope).expect("decoded").event.id, events[n].event.id);
+        assert!(record.event(&RawPayload).is_err(), "its source's decoder reads it, and no other");
+    }
+    // Straight from a log there is no record: whatever decoder is given, the event is read.
+    let event = log.receive(counted("a", 4));
+    step(&projection, "5", std::slice::from_ref(&event), &[]).await.expect("apply");
+    let (_, record) = projection.dead_letters().get(event.event.id).await.expect("get").expect("there");
+    assert_eq!(record.expect("kept here").event(&SeedEnvelope).expect("decoded"), event);
+    handler.mend();
+    assert_eq!(counts(&replay(&projection, Letters::All).await), (4, 0));
+    assert_eq!(database.model().await.list("a"), [0, 1, 2, 3, 4]);
 }
 
 async fn only_the_first_letter_of_a_key_can_be_replayed_by_itself<DB: TestDatabase>(database: &Database<DB>)

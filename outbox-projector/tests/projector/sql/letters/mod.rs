@@ -13,12 +13,10 @@ mod replaying;
 mod stepping;
 mod undecodable;
 
-use bytes::Bytes;
 use outbox_core::{
     event::ReceivedEvent,
-    profile::{Encoder, SeedEnvelope},
     projection::{Applied, DeadLetter, Projection, ProjectionError, Step},
-    source::{Partition, RawRecord, SourcePosition},
+    source::{Partition, SourcePosition},
 };
 use outbox_projector::sql::{
     BlockedKeys, Handler, KeptLetter, LetterFilter, Letters, ProjectionName, Replay, ReplayReport, Series,
@@ -26,6 +24,7 @@ use outbox_projector::sql::{
 };
 
 use super::{Database, ReadModel, database::TestDatabase};
+use crate::support::{record, rejected};
 
 /// A projection that keeps its dead letters.
 fn keeping<DB: TestDatabase>(database: &Database<DB>, keys: BlockedKeys, handler: &ReadModel) -> SqlProjection<DB>
@@ -46,25 +45,6 @@ async fn step<DB: TestDatabase>(
     let (partition, to) = (Partition::new("p"), SourcePosition::from_text(to));
     let from = projection.position(&partition).await?;
     projection.apply(Step::new(&partition, from.as_ref(), &to, events).with_dead_letters(letters)).await
-}
-
-/// An event that was given up, with the record that it was decoded from.
-fn rejected(received: &ReceivedEvent) -> DeadLetter {
-    DeadLetter::rejected(&Partition::new("p"), received.clone(), Some(record(received)), "it is bad", 3)
-}
-
-/// As the default encoder writes the event.
-fn record(received: &ReceivedEvent) -> RawRecord {
-    let lane = outbox_core::event::LaneCount::default().lane_of(&received.event.lane_key());
-    let recorded = outbox_core::event::RecordedEvent {
-        origin: received.origin.expect("an event of a log"),
-        lane,
-        event: received.event.clone(),
-    };
-    let encoded = SeedEnvelope.encode(&recorded).expect("encoded");
-    let key = Some(Bytes::from(received.event.message_key().to_owned()));
-    let offset = recorded.origin.sequence.position();
-    RawRecord { offset, key, payload: encoded.payload, headers: encoded.headers }
 }
 
 async fn list<DB: TestDatabase>(projection: &SqlProjection<DB>) -> Vec<KeptLetter> {

@@ -3,7 +3,7 @@
 use outbox_core::projection::Applied;
 use uuid::Uuid;
 
-use crate::sql::Series;
+use super::Series;
 
 /// What a replay did, or would have done.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,9 +23,12 @@ pub struct ReplayedKey {
     pub series: Option<Series>,
     /// The letter, when it was replayed by itself or cannot be decoded.
     pub letter: Option<Uuid>,
-    /// How many letters are gone: their events had an effect, are ignored by the handler, or had their effect before.
-    /// Letters that were given and are not open count as duplicates.
+    /// What became of the letters that are done: their events had an effect, are ignored by the handler, or had their
+    /// effect before. Letters that were given and are not open count as duplicates.
     pub done: Applied,
+    /// The ids of those letters in order, without any that were not open. Unless it was a dry run, nothing is left to be
+    /// done for them: a place of your own may delete them.
+    pub done_letters: Vec<Uuid>,
     /// How many letters are still there.
     pub left: usize,
     /// Why the first of those is.
