@@ -1,4 +1,4 @@
-//! The spans around steps and handlers, as a subscriber sees them.
+//! The spans around steps and handlers, and what is logged of replays that fail, as a subscriber sees them.
 //!
 //! A process of its own, with one subscriber for all of it: tracing keeps for every place in the code whether
 //! anybody listens, and where one thread listens and another comes by for the first time, it can keep the wrong answer.
@@ -8,21 +8,24 @@
 use std::{
     collections::HashMap,
     fmt::Debug,
-    sync::{Mutex, Once},
+    sync::{Arc, Mutex, Once},
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use outbox_core::{
-    error::BoxError,
+    error::{BoxError, chain},
     event::{NewEvent, ReceivedEvent, TraceParent},
-    projection::{Projection, Step},
-    source::{Partition, SourcePosition},
+    profile::{CodecError, CodecErrorKind, Decoder},
+    projection::{DeadLetter, Projection, Step},
+    source::{Partition, RawRecord, SourcePosition},
     testing::Sequencer,
 };
 use outbox_projector::{
+    dead_letters::{Letters, Replay, ReplayReport, TopicLetter, replay},
     external::{Change, Documents, MemoryDocuments, PositionedProjection, VersionedProjection},
     inbox::{InboxDatabase, InboxProjection},
-    sql::{Handled, Handler, HandlerError, ProjectionName, SqlDatabase, SqlProjection},
+    sql::{BlockedKeys, Handled, Handler, HandlerError, ProjectionName, SqlDatabase, SqlProjection},
 };
 use sqlx::{Pool, Transaction};
 use tracing::{Span, Subscriber, field::Field, span};
@@ -69,6 +72,101 @@ async fn spans_carry_the_producers_trace_into_stores_of_documents() {
     spans_carry_the_producers_trace(&versioned, 5).await;
     let positioned = PositionedProjection::new("traced", documents, Inside).link_traces(link);
     spans_carry_the_producers_trace(&positioned, 6).await;
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_replay_logs_no_payload_and_keeps_the_reason_in_the_table() {
+    listen();
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = sqlx::sqlite::SqliteConnectOptions::new();
+    let options = options.filename(folder.path().join("model.db")).create_if_missing(true);
+    let pool = sqlx::SqlitePool::connect_with(options).await.expect("a database file");
+    outbox_projector::sql::SqliteProjection::migrate(&pool).await.expect("migrate");
+    let name = ProjectionName::parse("quoting-sql").expect("name");
+    let projection = SqlProjection::builder(pool.clone(), name, Quoting).dead_letters(BlockedKeys::Pass).build();
+    let (partition, to, letters) = (Partition::new("p"), SourcePosition::from_text("1"), letters());
+    let step = Step::new(&partition, None, &to, &[]).with_dead_letters(&letters);
+    projection.apply(step).await.expect("apply");
+    let report = projection.dead_letters().replay(&Replay::of(Letters::All).decoder(Arc::new(Quoting))).await;
+    assert_quoted_only_to_the_operator(&report.expect("replay"), "quoting-sql");
+    for letter in &letters {
+        let (kept, _) = projection.dead_letters().get(letter.id()).await.expect("get").expect("there");
+        assert!(kept.reason.contains(SECRET), "{kept:?}");
+    }
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn a_replay_into_a_store_of_documents_logs_no_payload() {
+    listen();
+    let projection = VersionedProjection::builder("quoting-documents", MemoryDocuments::default(), Quoting).build();
+    let letters = letters();
+    let letters = letters.iter().map(|letter| TopicLetter::of("quoting-documents", letter));
+    let all = Replay::of(Letters::All).from_topic(letters).decoder(Arc::new(Quoting));
+    assert_quoted_only_to_the_operator(&replay(&projection, &all).await.expect("replay"), "quoting-documents");
+    let store = MemoryDocuments::default().with_rule(|_| Err(format!("why this {SECRET}")));
+    let store_all = |received: &ReceivedEvent| Ok(Some(Change::store(received.event.id.to_string(), "{}")));
+    let versioned = VersionedProjection::builder("quoting-versioned", store.clone(), store_all).build();
+    let positioned = PositionedProjection::new("quoting-positioned", store, store_all);
+    let event = Sequencer::default().receive(counted("a", 1));
+    let (partition, to) = (Partition::new("p"), SourcePosition::from_text("1"));
+    let projections: [&dyn Projection; 2] = [&versioned, &positioned];
+    for projection in projections {
+        let step = Step::new(&partition, None, &to, std::slice::from_ref(&event));
+        let error = projection.apply(step).await.expect_err("refused");
+        assert!(chain(&error).contains(SECRET), "{}", chain(&error));
+        assert!(!error.to_string().contains(SECRET), "what is logged of it: {error}");
+    }
+}
+
+/// One that is decoded and refused, and one that is not decoded.
+fn letters() -> [DeadLetter; 2] {
+    let event = Sequencer::default().receive(counted("a", 1));
+    let garbage = RawRecord { offset: 1, key: None, payload: None, headers: Vec::new() };
+    let partition = Partition::new("p");
+    let rejected = DeadLetter::rejected(&partition, event, None, "why", 1);
+    [rejected, DeadLetter::undecodable(&partition, garbage, "bad")]
+}
+
+fn assert_quoted_only_to_the_operator(report: &ReplayReport, projection: &str) {
+    assert_eq!((report.keys.len(), report.left()), (2, 2));
+    assert!(report.keys.iter().all(|key| key.error.as_ref().is_some_and(|why| why.contains(SECRET))), "{report:?}");
+    let said = FAILED_REPLAYS.lock().unwrap();
+    let said: Vec<_> = said.iter().filter(|fields| fields["projection"] == projection).collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    let quotes = |fields: &&HashMap<&'static str, String>| fields.values().any(|value| value.contains(SECRET));
+    assert!(!said.iter().any(quotes), "{said:?}");
+    assert!(said.iter().all(|fields| !fields["error"].is_empty() && !fields["id"].is_empty()), "{said:?}");
+}
+
+const SECRET: &str = "quoted-from-the-payload";
+
+/// Fails with what a payload says.
+struct Quoting;
+
+#[async_trait]
+impl<DB: sqlx::Database> Handler<DB> for Quoting {
+    async fn handle(&self, _: &mut Transaction<'_, DB>, _: &ReceivedEvent) -> Result<Handled, HandlerError> {
+        Err(HandlerError::reject(SECRET))
+    }
+}
+
+impl Documents for Quoting {
+    fn change(&self, _: &ReceivedEvent) -> Result<Option<Change>, BoxError> {
+        Err(SECRET.into())
+    }
+}
+
+impl Decoder for Quoting {
+    fn decode(
+        &self,
+        _: Option<&Bytes>,
+        _: Option<&Bytes>,
+        _: &[(Arc<str>, Bytes)],
+    ) -> Result<ReceivedEvent, CodecError> {
+        Err(CodecError::new(CodecErrorKind::Malformed, SECRET))
+    }
 }
 
 async fn each_projection<DB: SqlDatabase + InboxDatabase>(pool: &Pool<DB>, traces: [u8; 2]) {
@@ -143,6 +241,9 @@ impl Documents for Inside {
 /// Every span of the process with its fields, in the order of their beginnings.
 static SEEN: Mutex<Seen> = Mutex::new(Seen(Vec::new()));
 
+/// What was logged of each, field by field.
+static FAILED_REPLAYS: Mutex<Vec<HashMap<&'static str, String>>> = Mutex::new(Vec::new());
+
 /// Listens in all threads, from before the first step on.
 fn listen() {
     static ONCE: Once = Once::new();
@@ -203,8 +304,10 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Spans {
     fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {
         let mut fields = HashMap::new();
         event.record(&mut Record(&mut fields));
-        if fields.get("message").is_none_or(|text| text != "inside") {
-            return;
+        match fields.get("message").map(String::as_str) {
+            Some("inside") => {}
+            Some("a replay failed") => return FAILED_REPLAYS.lock().unwrap().push(fields),
+            _ => return,
         }
         let mut seen = SEEN.lock().unwrap();
         if let Some(place) = context.event_span(event).and_then(|within| seen.latest(&within.id())) {

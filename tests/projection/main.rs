@@ -19,6 +19,7 @@ mod program;
 mod random;
 mod read_model;
 mod rebalance;
+mod rebuild;
 mod repeats;
 mod running;
 mod scene;

@@ -33,7 +33,7 @@ use crate::{
     topic,
 };
 
-const AGGREGATES: i64 = 20;
+pub(crate) const AGGREGATES: i64 = 20;
 pub(crate) const PARTITIONS: i32 = 3;
 /// Changes of each aggregate that are there from the beginning.
 const BACKLOG_EACH: i64 = 5;

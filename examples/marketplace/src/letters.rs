@@ -10,7 +10,7 @@ use outbox_projector::dead_letters::{self, Replay, ReplayReport, ReplayedKey, To
 
 use crate::{
     config::{Config, Letters},
-    search::SearchDeadLetters,
+    search::{Kept, SearchDeadLetters, UnreadableLetter},
     shape::{self, OpenIndex},
 };
 
@@ -27,14 +27,21 @@ const TABLE: &str = "the dead letters cannot be read";
 
 async fn list(config: &Config) -> anyhow::Result<String> {
     let db = shape::open_database(config).await?;
-    let letters = SearchDeadLetters::of(db.clone()).all().await.context(TABLE)?;
+    let Kept { letters, unreadable } = SearchDeadLetters::of(db.clone()).all().await.context(TABLE)?;
     db.close().await;
-    let mut text = format!("{} of the search index\n", counted(letters.len(), "dead letter"));
+    let mut text = format!("{} of the search index", counted(letters.len() + unreadable.len(), "dead letter"));
+    if !unreadable.is_empty() {
+        write!(text, ", {} of them unreadable", unreadable.len())?;
+    }
+    writeln!(text)?;
     for letter in &letters {
         let TopicLetter { id, projection, place, cause, reason, attempts, at, .. } = letter;
         let (cause, at, tried) =
             (cause.as_str(), at.format("%Y-%m-%d %H:%M:%S UTC"), counted(*attempts as usize, "try"));
         write!(text, "\n{id}\n  {cause} after {tried}, {at}, by {projection}\n  at {place}\n  {reason}\n")?;
+    }
+    for UnreadableLetter { projection, id, why } in &unreadable {
+        write!(text, "\n{id}\n  unreadable, by {projection}\n  {why}\n")?;
     }
     Ok(text)
 }
@@ -42,7 +49,7 @@ async fn list(config: &Config) -> anyhow::Result<String> {
 async fn replay(config: &Config, dry_run: bool) -> anyhow::Result<String> {
     let OpenIndex { db, projection, decoder, .. } = &shape::open_index(config).await?;
     let table = SearchDeadLetters::of(db.clone());
-    let letters = table.all().await.context(TABLE)?;
+    let Kept { letters, unreadable } = table.all().await.context(TABLE)?;
     let others = letters.iter().filter(|letter| letter.projection != projection.name()).count();
     let all = Replay::of(dead_letters::Letters::All).from_topic(letters).decoder(decoder.clone());
     let all = if dry_run { all.dry_run() } else { all };
@@ -57,14 +64,21 @@ async fn replay(config: &Config, dry_run: bool) -> anyhow::Result<String> {
             .context("the letters that are done cannot be deleted; replay again")?;
     }
     db.close().await;
-    Ok(told(&report, others, dry_run)?)
-}
-
-fn told(report: &ReplayReport, others: usize, dry_run: bool) -> Result<String, fmt::Error> {
     let mut text = String::new();
     if dry_run {
         writeln!(text, "Tried only, nothing was changed. A replay would say:")?;
     }
+    tell(&mut text, &report)?;
+    if others > 0 {
+        writeln!(text, "{} of another generation of the index, left as they are", counted(others, "letter"))?;
+    }
+    for UnreadableLetter { projection, id, why } in &unreadable {
+        writeln!(text, "unreadable, left as it is: {id} by {projection}\n  {why}")?;
+    }
+    Ok(text)
+}
+
+fn tell(text: &mut String, report: &ReplayReport) -> fmt::Result {
     for ReplayedKey { series, letter, done_letters, left, error, .. } in &report.keys {
         let what = match (series, letter) {
             (Some(series), _) => series.ordering_key.clone(),
@@ -77,14 +91,14 @@ fn told(report: &ReplayReport, others: usize, dry_run: bool) -> Result<String, f
     }
     let (totals, done) = (report.totals(), report.keys.iter().map(|key| key.done_letters.len()).sum::<usize>());
     write!(text, "{}: {} written", counted(done + report.left(), "letter"), totals.applied)?;
-    if totals.duplicates > 0 {
-        write!(text, ", {} no newer than what the index has", totals.duplicates)?;
+    for (count, what) in
+        [(totals.duplicates, "no newer than what the index has"), (totals.ignored, "of no concern to the index")]
+    {
+        if count > 0 {
+            write!(text, ", {count} {what}")?;
+        }
     }
-    writeln!(text, ", {} left", report.left())?;
-    if others > 0 {
-        writeln!(text, "{} of an index that is not in use: their events came again", counted(others, "letter"))?;
-    }
-    Ok(text)
+    writeln!(text, ", {} left", report.left())
 }
 
 fn counted(count: usize, one: &str) -> String {

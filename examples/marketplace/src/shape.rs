@@ -57,12 +57,13 @@ pub(crate) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
     of_shape!(start(config, journeys))
 }
 
-/// Opens the database alone, of a marketplace that was there before.
+/// Opens the database alone, of a marketplace of this version that was there before, and changes nothing.
 pub(crate) async fn open_database(config: &Config) -> anyhow::Result<Arc<Db>> {
     of_shape!(open_database(config))
 }
 
-/// Opens the database and the search index, of a marketplace that was there before.
+/// Opens the database and the search index, of a marketplace of this version that was there before. Begins nothing anew
+/// and brings nothing up to date: what does not fit is refused.
 pub(crate) async fn open_index(config: &Config) -> anyhow::Result<OpenIndex> {
     of_shape!(open_index(config))
 }

@@ -24,6 +24,8 @@ pub struct DeadLetter {
     pub payload: Option<Bytes>,
     /// The record's headers.
     pub headers: Vec<(Arc<str>, Bytes)>,
+    /// Key, body and headers are not as they came but as [`RawPayload`] writes the event: it had no record of its own.
+    pub is_raw_payload: bool,
     /// The event, if it could be decoded.
     pub event: Option<ReceivedEvent>,
     /// What was wrong.
@@ -76,6 +78,7 @@ impl DeadLetter {
             key: raw.key,
             payload: raw.payload,
             headers: raw.headers,
+            is_raw_payload: false,
             event: None,
             cause: DeadLetterCause::Undecodable,
             reason: reason.into(),
@@ -94,41 +97,51 @@ impl DeadLetter {
         reason: impl Into<String>,
         attempts: u32,
     ) -> Self {
+        let is_raw_payload = raw.is_none();
         let (place, key, payload, headers) = match raw {
             Some(raw) => (raw.place(partition), raw.key, raw.payload, raw.headers),
             None => written(partition, &event),
         };
-        let cause = DeadLetterCause::Rejected;
-        let partition = partition.clone();
         Self {
-            partition,
+            partition: partition.clone(),
             place,
             key,
             payload,
             headers,
+            is_raw_payload,
             event: Some(event),
-            cause,
+            cause: DeadLetterCause::Rejected,
             reason: reason.into(),
             attempts,
             at: Utc::now(),
         }
     }
 
-    /// The same for the same record, however often it is given up: the event's id, or else a hash of its place.
+    /// The same for the same record, however often it is given up: the event's id, or else a hash of the record and its
+    /// place.
     #[must_use]
     pub fn id(&self) -> Uuid {
-        self.event.as_ref().map_or_else(
-            || {
-                let hash = Sha256::new()
-                    .chain_update(&self.place)
-                    .chain_update([0])
-                    .chain_update(self.payload.as_deref().unwrap_or_default());
-                let mut bytes = [0; 16];
-                bytes.copy_from_slice(&hash.finalize()[..16]);
-                uuid::Builder::from_custom_bytes(bytes).into_uuid()
-            },
-            |received| received.event.id,
-        )
+        self.event.as_ref().map_or_else(|| self.hash(), |received| received.event.id)
+    }
+
+    /// Each part with its length, so that no two records are the same bytes in a row.
+    fn hash(&self) -> Uuid {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: Option<&[u8]>| {
+            hash.update([u8::from(bytes.is_some())]);
+            hash.update((bytes.map_or(0, <[u8]>::len) as u64).to_be_bytes());
+            hash.update(bytes.unwrap_or_default());
+        };
+        part(Some(self.place.as_bytes()));
+        part(self.key.as_deref());
+        part(self.payload.as_deref());
+        for (name, value) in &self.headers {
+            part(Some(name.as_bytes()));
+            part(Some(value));
+        }
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash.finalize()[..16]);
+        uuid::Builder::from_custom_bytes(bytes).into_uuid()
     }
 }
 
@@ -168,6 +181,7 @@ mod tests {
         for unordered in [false, true] {
             let received = received(unordered);
             let letter = DeadLetter::rejected(&Partition::new("log/1"), received.clone(), None, "why", 1);
+            assert!(letter.is_raw_payload);
             let back = RawPayload.decode(letter.key.as_ref(), letter.payload.as_ref(), &letter.headers);
             assert_eq!(back.expect("decoded"), received);
         }
@@ -183,6 +197,28 @@ mod tests {
         assert_ne!(id("a/0", 1), id("a/1", 1));
         let event = received(false);
         let rejected = DeadLetter::rejected(&Partition::new("a/0"), event.clone(), Some(raw(1)), "why", 1);
-        assert_eq!((rejected.id(), &*rejected.place), (event.event.id, "a/0@1"));
+        assert_eq!((rejected.id(), &*rejected.place, rejected.is_raw_payload), (event.event.id, "a/0@1", false));
+    }
+
+    /// A log that was made anew gives another record the same place.
+    #[test]
+    fn whatever_differs_in_an_undecodable_record_makes_another_id() {
+        fn headers(headers: &[(&str, &'static str)]) -> Vec<(Arc<str>, Bytes)> {
+            headers.iter().map(|(name, value)| (Arc::from(*name), Bytes::from_static(value.as_bytes()))).collect()
+        }
+        let id = |key: Option<&'static str>, payload: Option<&'static str>, headers: &Vec<(Arc<str>, Bytes)>| {
+            let (key, payload, headers) = (key.map(Bytes::from), payload.map(Bytes::from), headers.clone());
+            DeadLetter::undecodable(&Partition::new("a/0"), RawRecord { offset: 1, key, payload, headers }, "bad").id()
+        };
+        let bodies =
+            [(None, None), (Some(""), None), (None, Some("")), (Some("ab"), Some("c")), (Some("a"), Some("bc"))];
+        let several = [&[][..], &[("", "")], &[("a", "bc")], &[("ab", "c")], &[("a", "bc"), ("", "")]].map(headers);
+        let mut ids: Vec<Uuid> = Vec::new();
+        for (key, payload) in bodies {
+            ids.extend(several.iter().map(|headers| id(key, payload, headers)));
+        }
+        let different: std::collections::HashSet<_> = ids.iter().collect();
+        assert_eq!(different.len(), bodies.len() * several.len());
+        assert_eq!(ids[0], id(None, None, &several[0]), "and the same again");
     }
 }

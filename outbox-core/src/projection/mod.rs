@@ -106,10 +106,10 @@ impl<'a> Step<'a> {
     }
 
     /// What the event at `index` was decoded from; `None` where the source carries events as they are, and where nobody
-    /// knows.
+    /// knows: also when there are more or fewer [`Step::raws`] than events, as behind a wrapper that only picked events.
     #[must_use]
     pub fn raw(&self, index: usize) -> Option<&'a RawRecord> {
-        self.raws.get(index)?.as_ref()
+        self.raws.get(index).filter(|_| self.raws.len() == self.events.len())?.as_ref()
     }
 
     /// Sets [`Step::dead_letters`].
@@ -164,5 +164,28 @@ impl std::ops::AddAssign for Applied {
         self.duplicates += more.duplicates;
         self.ignored += more.ignored;
         self.held += more.held;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::NewEvent;
+
+    #[test]
+    fn the_records_of_other_events_are_nobodys() {
+        let event = |n: u8| ReceivedEvent {
+            origin: None,
+            event: NewEvent::json("Suite", "a", "Counted", &n).expect("event").into_event(),
+        };
+        let raw = |offset| RawRecord { offset, key: None, payload: None, headers: Vec::new() };
+        let (events, raws) = ([event(0), event(1)], [None, Some(raw(7))]);
+        let (partition, to) = (Partition::new("p"), SourcePosition::from_text("1"));
+        let step = Step::new(&partition, None, &to, &events).with_raws(&raws);
+        assert_eq!([0, 1, 2].map(|index| step.raw(index)), [None, Some(&raw(7)), None]);
+        for (events, raws) in [(&events[1..], &raws[..]), (&events[..], &raws[1..]), (&events[..], &[])] {
+            let step = Step { events, raws, ..step };
+            assert_eq!([0, 1].map(|index| step.raw(index)), [None, None]);
+        }
     }
 }

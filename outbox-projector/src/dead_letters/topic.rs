@@ -11,7 +11,7 @@ use outbox_core::{
 };
 use tokio::sync::Mutex;
 
-use super::{DeadLetters, DeadLettersError, DeadLettersErrorKind, reading};
+use super::{DeadLetters, DeadLettersError, DeadLettersErrorKind};
 
 /// Dead letters as messages of a topic, written through any [`Publisher`]: key, body and headers as they came, and the
 /// headers of [`header`] that say what happened. [`TopicLetter`](super::TopicLetter) reads them back.
@@ -49,8 +49,8 @@ pub mod header {
     pub const AT: &str = "dead-letter-at";
     /// There, with any value, when its record had no key; the letter's own is empty then.
     pub const KEYLESS: &str = "dead-letter-keyless";
-    /// There, with any value, when [`RawPayload`](outbox_core::profile::RawPayload) reads its event, as that of every
-    /// letter straight from a log. Without it, the decoder of its source does.
+    /// There, with any value, when its event came straight from a log, without a record:
+    /// [`RawPayload`](outbox_core::profile::RawPayload) reads it. Without it, the decoder of its source does.
     pub const RAW_PAYLOAD: &str = "dead-letter-raw-payload";
 }
 
@@ -80,7 +80,7 @@ impl TopicDeadLetters {
         ] {
             headers.push((name.into(), Bytes::copy_from_slice(value.as_bytes())));
         }
-        let is_so = [(header::KEYLESS, letter.key.is_none()), (header::RAW_PAYLOAD, reading::is_raw_payload(letter))];
+        let is_so = [(header::KEYLESS, letter.key.is_none()), (header::RAW_PAYLOAD, letter.is_raw_payload)];
         for (name, _) in is_so.into_iter().filter(|(_, is_so)| *is_so) {
             headers.push((name.into(), Bytes::from_static(b"true")));
         }

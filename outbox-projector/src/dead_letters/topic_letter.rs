@@ -42,8 +42,8 @@ pub struct TopicLetter {
     pub payload: Option<Bytes>,
     /// The record's headers in order, without those of [`header`].
     pub headers: Vec<(Arc<str>, Bytes)>,
-    /// [`RawPayload`](outbox_core::profile::RawPayload) reads its event, whatever decoder its source has: it came straight
-    /// from a log, or so it was written.
+    /// Its event came straight from a log, without a record, so [`RawPayload`](outbox_core::profile::RawPayload) reads it.
+    /// That of a record is read by the decoder of its source, also where that is `RawPayload`.
     pub is_raw_payload: bool,
 }
 
@@ -104,7 +104,7 @@ impl TopicLetter {
             key: letter.key.clone(),
             payload: letter.payload.clone(),
             headers: letter.headers.clone(),
-            is_raw_payload: reading::is_raw_payload(letter),
+            is_raw_payload: letter.is_raw_payload,
         }
     }
 
@@ -182,7 +182,7 @@ mod tests {
     use outbox_core::{
         event::{LaneCount, NewEvent, RecordedEvent},
         memory::MemoryBroker,
-        profile::{Encoder, SeedEnvelope},
+        profile::{Encoder, RawPayload, SeedEnvelope},
         testing::Sequencer,
     };
 
@@ -251,6 +251,42 @@ mod tests {
             (kept.key, kept.payload, kept.headers) = (of.key, of.payload, of.headers);
             kept.is_raw_payload = of.is_raw_payload;
             assert_eq!(read, kept, "from what a place of its own keeps");
+        }
+    }
+
+    /// Whoever gives a decoder, mended or not, has it asked: all that is known of a record is what its source makes of it.
+    #[tokio::test]
+    async fn where_raw_payload_wrote_the_record_the_decoder_that_is_given_is_asked() {
+        struct Mended;
+
+        impl Decoder for Mended {
+            fn decode(
+                &self,
+                key: Option<&Bytes>,
+                payload: Option<&Bytes>,
+                headers: &[(Arc<str>, Bytes)],
+            ) -> Result<ReceivedEvent, CodecError> {
+                let mut read = RawPayload.decode(key, payload, headers)?;
+                read.event.payload = Some(Bytes::from_static(b"mended"));
+                Ok(read)
+            }
+        }
+
+        let event = Sequencer::default().receive(NewEvent::json("Tutor", 7, "TutorCreated", &[1]).expect("event"));
+        let written = DeadLetter::rejected(&Partition::new("log/1"), event.clone(), None, "why", 1);
+        let raw = RawRecord { offset: 3, key: written.key, payload: written.payload, headers: written.headers };
+        let letter = DeadLetter::rejected(&Partition::new("topic/0"), event.clone(), Some(raw), "why", 1);
+        let broker = MemoryBroker::default();
+        let topic = TopicDeadLetters::new(Arc::new(broker.publisher()), "letters");
+        topic.store("tutor-count", std::slice::from_ref(&letter)).await.expect("stored");
+        let mut read: Vec<TopicLetter> = vec![TopicLetter::of("tutor-count", &letter)];
+        let mut source = broker.source("replay", ["letters"], SeedEnvelope);
+        read_to_end(&mut source, |record| read.push(record.try_into().expect("a letter"))).await.expect("read");
+        assert_eq!(read.len(), 2);
+        for letter in read {
+            assert_eq!(letter.event(&RawPayload).expect("read"), event);
+            assert_eq!(letter.event(&Mended).expect("read").event.payload.as_deref(), Some(&b"mended"[..]));
+            assert!(letter.event(&SeedEnvelope).is_err());
         }
     }
 

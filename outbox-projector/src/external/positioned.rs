@@ -154,8 +154,9 @@ impl<S: PositionedStore, D: Documents> PositionedProjection<S, D> {
                 CommitError::Conflict => ProjectionError::new(conflict, "the store has moved on from this position"),
                 CommitError::Store(error) => unavailable(error),
                 CommitError::Refused { write, reason } => {
-                    let message = format!("the store refuses a document: {reason}");
-                    let error = ProjectionError::new(ProjectionErrorKind::Rejected, message);
+                    // What a store says may quote the document, so it is a cause, which no log shows.
+                    let error = ProjectionError::new(ProjectionErrorKind::Rejected, "the store refuses a document");
+                    let error = error.with_source(reason);
                     match behind.get(write) {
                         Some(behind) => error.at(behind.event),
                         None => error,

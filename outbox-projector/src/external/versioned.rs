@@ -168,8 +168,9 @@ fn count(newest: &Newest, fates: &[Option<Written>], tried: &Tried) -> Result<Ap
         }
     }
     let Some((event, write, reason)) = refused else { return Ok(applied) };
-    let message = format!("the store refuses document {}: {reason}", write.id);
-    Err(ProjectionError::new(ProjectionErrorKind::Rejected, message).at(event))
+    // What a store says may quote the document, so it is a cause, which no log shows.
+    let message = format!("the store refuses document {}", write.id);
+    Err(ProjectionError::new(ProjectionErrorKind::Rejected, message).with_source(reason).at(event))
 }
 
 /// No event is to blame for what the store says of a whole request.

@@ -41,7 +41,7 @@ impl Claim {
     /// Claims for a new rebuild, in at most [`ANSWER`].
     pub(super) async fn take(generations: &Arc<dyn Generations>) -> Result<Self, RebuildError> {
         let (rebuild, since) = (Uuid::now_v7(), Instant::now());
-        ask(generations.as_ref(), rebuild).await?;
+        answered(generations.claim(rebuild, CLAIM)).await?;
         Ok(Self { generations: generations.clone(), rebuild, since, again: since + RENEW, failure: None })
     }
 
@@ -71,7 +71,7 @@ impl Claim {
     /// Renews the claim while something is done that reads no partition, and that changes nothing without a look at the
     /// claim in one step with the change. There is nothing to give back in time then, so it goes on when renewals are
     /// late, and ends only as [`RebuildErrorKind::Busy`]: a store with one writer renews nothing while it drops a large
-    /// table, and would never get to the end of that.
+    /// table, and would never get to the end of that. A renewal that comes late still tells whether another was here.
     pub(super) async fn keep_during<T>(
         &mut self,
         work: impl Future<Output = Result<T, RebuildError>>,
@@ -87,14 +87,12 @@ impl Claim {
         }
     }
 
-    /// Whether nobody else can have had the claim until now, with time left to renew it.
-    pub(super) fn is_kept(&self) -> bool {
-        self.since.elapsed() + ANSWER < GIVE_UP
-    }
-
-    /// Claims once more what may have lapsed, unless another has it by now.
-    pub(super) async fn regain(&mut self) -> Result<(), RebuildError> {
-        let answer = (Instant::now(), ask(self.generations.as_ref(), self.rebuild).await);
+    /// Renews what was not renewed lately, so that there is time to build.
+    pub(super) async fn freshen(&mut self) -> Result<(), RebuildError> {
+        if self.since.elapsed() + ANSWER < GIVE_UP {
+            return Ok(());
+        }
+        let answer = self.renewed().await;
         self.hear(answer)?;
         if self.since.elapsed() < GIVE_UP { Ok(()) } else { Err(self.lapsed()) }
     }
@@ -102,7 +100,12 @@ impl Claim {
     /// When the store was asked for the next renewal, and what it answered. May be dropped.
     async fn when_due(&self) -> (Instant, Result<(), RebuildError>) {
         sleep_until(self.again).await;
-        (Instant::now(), ask(self.generations.as_ref(), self.rebuild).await)
+        self.renewed().await
+    }
+
+    /// Never a second claim: that would be granted again after another had its own, and ended it.
+    async fn renewed(&self) -> (Instant, Result<(), RebuildError>) {
+        (Instant::now(), answered(self.generations.renew(self.rebuild, CLAIM)).await)
     }
 
     /// Only that another has it is an error here: what else fails is tried again.
@@ -130,8 +133,7 @@ impl Claim {
 
     /// Lets others have it, in at most [`ANSWER`].
     pub(super) async fn release(self) {
-        let released = timeout(ANSWER, self.generations.release(self.rebuild)).await;
-        if let Err(error) = released.unwrap_or_else(|_elapsed| Err(unanswered())) {
+        if let Err(error) = answered(self.generations.release(self.rebuild)).await {
             tracing::warn!(error = chain(&error), "the next rebuild has to wait for the end of this one's claim");
         }
     }
@@ -146,11 +148,9 @@ impl Claim {
     }
 }
 
-async fn ask(generations: &dyn Generations, rebuild: Uuid) -> Result<(), RebuildError> {
-    timeout(ANSWER, generations.claim(rebuild, CLAIM)).await.unwrap_or_else(|_elapsed| Err(unanswered()))
-}
-
-fn unanswered() -> RebuildError {
-    let message = format!("the store of the read model did not answer within {ANSWER:?}");
-    RebuildError::new(RebuildErrorKind::Unavailable, message)
+async fn answered(asked: impl Future<Output = Result<(), RebuildError>>) -> Result<(), RebuildError> {
+    timeout(ANSWER, asked).await.unwrap_or_else(|_elapsed| {
+        let message = format!("the store of the read model did not answer within {ANSWER:?}");
+        Err(RebuildError::new(RebuildErrorKind::Unavailable, message))
+    })
 }

@@ -64,6 +64,10 @@ pub struct State {
     pub live: Generation,
     /// Is being filled.
     pub building: Option<Generation>,
+    /// What the next one would be: higher than every number that was ever used, also by a generation that never went live
+    /// and of which nothing is left. What reads under the name of a number, such as a consumer group, may remember where
+    /// it was.
+    pub next: Generation,
 }
 
 /// A read model that can be there several times.
@@ -78,14 +82,16 @@ pub struct State {
 /// and `discard` of what is gone do nothing.
 ///
 /// # Ordering
-/// Generations are numbered in the order in which they were begun.
+/// Generations are numbered in the order in which they were begun, and no number is used twice. One that is retired never
+/// goes live, nor is it built again.
 ///
 /// # Concurrency
 /// Any number of processes may call any method at any time. A rebuild [claims](Generations::claim) the read model first,
 /// and says which rebuild it is with everything that it changes.
 ///
 /// # Cancellation
-/// A dropped call is done or not done, and is made again.
+/// A dropped call is done or not done, and is made again; a `prepare` that was not done may have used its number up, so
+/// that the next one is for what the state says then.
 ///
 /// # Errors
 /// [`RebuildErrorKind::Unavailable`](super::RebuildErrorKind::Unavailable) when the same may succeed later, and else
@@ -107,9 +113,9 @@ pub trait Generations: Send + Sync {
     /// See the trait's *Errors*.
     async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError>;
 
-    /// Lets this rebuild, and no other, have the read model for so long from now on; asked again by the same one, from
-    /// then on. A store that keeps claims looks in [`Generations::prepare`], [`Generations::swap`] and
-    /// [`Generations::discard`], in one step with what they do, whether the rebuild still is the one that claimed last.
+    /// Lets this rebuild, and no other, have the read model for so long from now on. A store that keeps claims looks in
+    /// [`Generations::prepare`], [`Generations::swap`] and [`Generations::discard`], in one step with what they do, whether
+    /// the rebuild still is the one that claimed last.
     ///
     /// The answer should not wait for what another rebuild is doing.
     ///
@@ -121,6 +127,19 @@ pub trait Generations: Send + Sync {
         Ok(())
     }
 
+    /// Extends the claim of this rebuild to so long from now on, also one that has ended: as long as nobody else has
+    /// claimed the read model since, nobody else has changed anything. Whoever has lost it does not get it back, though
+    /// the other has released it by now.
+    ///
+    /// The answer should not wait for what another rebuild is doing. Default: it always does.
+    ///
+    /// # Errors
+    /// [`RebuildErrorKind::Busy`](super::RebuildErrorKind::Busy) when another has claimed the read model since, or this
+    /// one released it; see the trait's *Errors*.
+    async fn renew(&self, _rebuild: Uuid, _lease: Duration) -> Result<(), RebuildError> {
+        Ok(())
+    }
+
     /// Ends a claim before its time. Does nothing when another has it by now. Default: nothing.
     ///
     /// # Errors
@@ -129,8 +148,8 @@ pub trait Generations: Send + Sync {
         Ok(())
     }
 
-    /// Creates what a generation needs, empty, and remembers that this rebuild builds it. `None` for the live one, by
-    /// whoever runs that: then only [`Generation::FIRST`] may still be missing.
+    /// Creates what a generation needs, empty, and remembers that a rebuild builds it; whatever was being built before it
+    /// is retired. `None` for the live one, by whoever runs that: then only [`Generation::FIRST`] may still be missing.
     ///
     /// Says what the generation is now. [`Stage::Live`] is news to a rebuild: a swap that was under way when it claimed
     /// the read model is done. So a store waits here for the end of such a swap.
@@ -153,8 +172,8 @@ pub trait Generations: Send + Sync {
     /// Removes all that is left of a generation that is retired, but that it is, or of one that is being built. The live
     /// one is not to be discarded.
     ///
-    /// May take as long as it needs, also where that keeps [`Generations::claim`] waiting. When it is dropped or fails
-    /// half-way nobody goes on building what is left, and the next `discard` or `prepare` removes that.
+    /// May take as long as it needs, also where that keeps [`Generations::renew`] waiting. When it is dropped or fails
+    /// half-way the generation is retired, and the next `discard` removes what is left.
     ///
     /// # Errors
     /// [`RebuildErrorKind::Busy`](super::RebuildErrorKind::Busy) when the rebuild does not have the claim; see the

@@ -17,9 +17,9 @@
 //! more: its store answers [`Retired`](outbox_core::projection::ProjectionErrorKind::Retired).
 //!
 //! Where events come from is a matter of [`Sources`]: a generation has a consumer or group of its own, with the number in
-//! its name. When the topic does not have all events any more, let [`Stage::Building`] read straight from the log and
-//! [`Stage::Live`] from the topic: what comes twice is known by its sequence. The log's consumer of the new generation is
-//! yours to drop then, as nothing reads it once the generation is live.
+//! its name, which is not used again. When the topic does not have all events any more, let [`Stage::Building`] read straight
+//! from the log and [`Stage::Live`] from the topic: what comes twice is known by its sequence. The log's consumer of the new
+//! generation is yours to drop then, as nothing reads it once the generation is live.
 
 mod building;
 mod claim;
@@ -91,7 +91,8 @@ impl Rebuild {
     }
 
     /// Throws away what an interrupted rebuild has built, and begins at the beginning: for when its handler was wrong too.
-    /// Default: it is continued.
+    /// It builds a generation with a number of its own, so that nothing which that one's source remembers, such as the
+    /// offsets of its consumer group, is gone on from. Default: it is continued.
     #[must_use]
     pub fn afresh(mut self) -> Self {
         self.settings.afresh = true;
@@ -190,41 +191,46 @@ impl Rebuild {
         Ok(next)
     }
 
-    /// Prepares until the claim was kept over all of it: in a gap another may have built, swapped or dropped.
     async fn begin(&self, claim: &mut Claim) -> Result<Prepared, RebuildError> {
         let rebuild = claim.rebuild();
-        loop {
-            match claim.keep_during(self.prepare(rebuild)).await? {
-                Prepared::Begun(_) if !claim.is_kept() => claim.regain().await?,
-                prepared => return Ok(prepared),
-            }
+        let prepared = claim.keep_during(self.prepare(rebuild)).await?;
+        if let Prepared::Begun(_) = prepared {
+            // Also hears whether another has built, swapped or dropped since the last renewal.
+            claim.freshen().await?;
         }
+        Ok(prepared)
     }
 
     /// Finds out which generation to build, and creates it.
     async fn prepare(&self, rebuild: Uuid) -> Result<Prepared, RebuildError> {
-        let generations = &self.generations;
-        let State { live, building } = generations.state().await?;
+        let State { live, building, next } = self.generations.state().await?;
         let dropped = self.drop_before(live, rebuild).await?;
         if building.is_none() && dropped {
             // One that was interrupted after its swap: this was all that was left of it.
             return Ok(self.finished(live));
         }
-        let next = building.unwrap_or_else(|| live.next());
-        self.note(next, RebuildPhase::Preparing);
-        if generations.prepare(next, Some(rebuild)).await? == Stage::Live {
-            // Since the look above, by a swap that began while another had the claim.
-            self.drop_before(next, rebuild).await?;
-            return Ok(self.finished(next));
+        let prepared = self.create(building.unwrap_or(next), rebuild).await?;
+        let (Prepared::Begun(begun), true) = (&prepared, building.is_some() && self.settings.afresh) else {
+            return Ok(prepared);
+        };
+        // First of all: it retires the one that was begun, which then cannot go live any more, whoever has the claim. Were
+        // this rebuild to end before the old one is dropped, that is done after the swap.
+        let anew = self.create(next, rebuild).await?;
+        if let Prepared::Begun(_) = anew {
+            self.drop_retired(*begun, rebuild).await?;
         }
-        if building.is_some() && self.settings.afresh {
-            // Behind an answer that looked at the claim: it is not the consumer of one that went live. And before the
-            // discard: once nothing is known of the generation nobody would ask for that.
-            self.sources.forget(next).await?;
-            generations.discard(next, rebuild).await?;
-            generations.prepare(next, Some(rebuild)).await?;
+        Ok(anew)
+    }
+
+    /// Creates a generation, or finds it live: since the state was looked at, by a swap that began while another had the
+    /// claim.
+    async fn create(&self, generation: Generation, rebuild: Uuid) -> Result<Prepared, RebuildError> {
+        self.note(generation, RebuildPhase::Preparing);
+        if self.generations.prepare(generation, Some(rebuild)).await? == Stage::Live {
+            self.drop_before(generation, rebuild).await?;
+            return Ok(self.finished(generation));
         }
-        Ok(Prepared::Begun(next))
+        Ok(Prepared::Begun(generation))
     }
 
     fn finished(&self, live: Generation) -> Prepared {
@@ -232,17 +238,22 @@ impl Rebuild {
         Prepared::Finished(live)
     }
 
-    /// Removes generations that were live before, also those that an interrupted rebuild left.
+    /// Removes generations that are older than the live one, also those that an interrupted rebuild left.
     /// Whether there were any.
     async fn drop_before(&self, live: Generation, rebuild: Uuid) -> Result<bool, RebuildError> {
         let olds = self.generations.before(live).await?;
         for old in &olds {
-            // In this order: once a generation is dropped nobody asks for its consumer again, which would keep
-            // retention back for ever.
-            self.sources.forget(*old).await?;
-            self.generations.discard(*old, rebuild).await?;
+            self.drop_retired(*old, rebuild).await?;
         }
         Ok(!olds.is_empty())
+    }
+
+    /// The generation never goes live again, so nobody needs its consumer, whoever has the claim by now.
+    async fn drop_retired(&self, retired: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
+        // In this order: once a generation is dropped nobody asks for its consumer again, which would keep retention back
+        // for ever.
+        self.sources.forget(retired).await?;
+        self.generations.discard(retired, rebuild).await
     }
 
     fn note(&self, generation: Generation, phase: RebuildPhase) {

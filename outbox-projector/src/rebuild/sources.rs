@@ -11,7 +11,9 @@ use super::{Generation, Stage};
 
 /// Where the generations of a read model get their events.
 ///
-/// A generation reads under a name of its own, from the first event there is. The source has to
+/// A generation reads under a name of its own, from the first event there is. No number is used twice, so a consumer group
+/// with the number in its name has no offsets yet when its generation begins; do not use groups of such names elsewhere,
+/// nor after the read model was removed with all that it keeps of its generations. The source has to
 /// [tell its lag](EventSource::lag), or a rebuild never ends. Implemented by closures:
 /// `|generation, stage| KafkaSource::builder(servers, generation.name("tutor-search"), ["tutor-events"]).build()`, boxed.
 #[async_trait]
@@ -22,7 +24,8 @@ pub trait Sources: Send + Sync {
     /// [`SourceError`] when it cannot be set up as configured.
     fn open(&self, generation: Generation, stage: Stage) -> Result<Box<dyn EventSource>, SourceError>;
 
-    /// Nothing reads for this generation any more. Does nothing by default: a consumer group is forgotten by its broker.
+    /// Nothing reads for this generation any more, now or later. Does nothing by default: a consumer group is forgotten by
+    /// its broker.
     ///
     /// # Errors
     /// [`SourceError`] when that could not be recorded; the rebuild ends, and asks again when it is run again.

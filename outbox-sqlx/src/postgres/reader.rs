@@ -4,8 +4,6 @@
 //! something to read does [`super::page`] open one. A pooler of transactions has to know prepared statements for that,
 //! as PgBouncer does from 1.21.
 
-use std::time::Duration;
-
 use outbox_core::log::{LogError, LogErrorKind, LogIdentity, Page, StartAt, Track};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _, SqlSafeStr, SqlStr, postgres::PgRow};
 
@@ -16,8 +14,10 @@ use super::{
 };
 use crate::{generations::Generations, stored};
 
-/// How long the WAL of what was read may take to be flushed before the reader sees to it.
-const FLUSH_PATIENCE: Duration = Duration::from_millis(1);
+/// How often the reader asks whether the WAL of what was read is flushed before it sees to it. What is not is mostly that
+/// of transactions about to commit, which flush it: asking takes as long as that does. A sleep would take longer than a
+/// flush, since timers count in milliseconds.
+const ASKED_FOR_FLUSH: usize = 2;
 
 /// How many events one statement of [`start_at`] looks at.
 const TIMES_AT_ONCE: i64 = 20_000;
@@ -233,12 +233,10 @@ pub(super) fn newer() -> LogError {
 /// The same goes for a place without events: it counts on transactions that had ended, whose ids a crash could issue
 /// again.
 async fn flush(log: &Inner, lsn: &str) -> Result<(), LogError> {
-    if is_flushed(log, lsn).await? {
-        return Ok(());
-    }
-    tokio::time::sleep(FLUSH_PATIENCE).await;
-    if is_flushed(log, lsn).await? {
-        return Ok(());
+    for _ in 0..ASKED_FOR_FLUSH {
+        if is_flushed(log, lsn).await? {
+            return Ok(());
+        }
     }
     tracing::debug!(lsn, "forcing a flush of the WAL: writers commit asynchronously");
     // A commit that writes something flushes everything before it. Where the session's setting promises more than

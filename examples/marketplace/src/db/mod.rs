@@ -10,6 +10,7 @@ mod sqlite;
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use outbox_core::{
     event::NewEvent,
     log::LogAdmin,
@@ -164,8 +165,31 @@ fn migrator(tutors: &'static str, search_dead_letters: &'static str) -> Migrator
     };
     let mut migrator = Migrator::with_migrations(vec![
         migration(1, "tutors", tutors),
-        migration(2, "search_dead_letters", search_dead_letters),
+        migration(LAST_MIGRATION, "search_dead_letters", search_dead_letters),
     ]);
     migrator.dangerous_set_table_name("_marketplace_migrations");
     migrator
+}
+
+const LAST_MIGRATION: i64 = 2;
+
+impl Db {
+    /// Itself.
+    ///
+    /// # Errors
+    /// When the tables are not those of this version.
+    pub(crate) async fn fits(self) -> anyhow::Result<Self> {
+        const LAST: &str = "SELECT max(version) FROM _marketplace_migrations WHERE success";
+        let last = async {
+            let mut conn = self.read().await?;
+            on!(Conn, &mut conn, |c| sqlx::query_scalar::<_, Option<i64>>(LAST).fetch_one(c).await)
+        };
+        let other = "the database holds no marketplace of this version: start the marketplace once, and it does";
+        match last.await {
+            Ok(Some(LAST_MIGRATION)) => Ok(self),
+            Ok(_) => anyhow::bail!(other),
+            Err(error) if is_away(&error) => Err(error).context("the database cannot be read"),
+            Err(error) => Err(error).context(other),
+        }
+    }
 }

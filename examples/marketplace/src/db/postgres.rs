@@ -24,6 +24,19 @@ const FIRST: Duration = Duration::from_secs(5);
 impl PostgresDb {
     /// Connects, and brings the tables up to date.
     pub(crate) async fn open(url: &str, profile: Profile) -> anyhow::Result<Self> {
+        let db = Self::open_as_it_is(url, profile).await?;
+        let (tutors, dead_letters) = (
+            include_str!("migrations/postgres/0001_tutors.sql"),
+            include_str!("migrations/postgres/0002_search_dead_letters.sql"),
+        );
+        let migrated = super::migrator(tutors, dead_letters).run(&db.pool).await;
+        migrated.context("the marketplace's tables cannot be made")?;
+        db.log.migrate().await.context("the log's tables cannot be made")?;
+        Ok(db)
+    }
+
+    /// Connects to the tables that are there.
+    pub(crate) async fn open_as_it_is(url: &str, profile: Profile) -> anyhow::Result<Self> {
         // The address may hold a password, so it is in no message.
         let options: PgConnectOptions = url
             .parse()
@@ -36,14 +49,7 @@ impl PostgresDb {
         first.with_context(place)?.close().await.with_context(place)?;
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(TURN);
         let pool = pool.connect_with(options.clone()).await.with_context(place)?;
-        let (tutors, dead_letters) = (
-            include_str!("migrations/postgres/0001_tutors.sql"),
-            include_str!("migrations/postgres/0002_search_dead_letters.sql"),
-        );
-        let migrated = super::migrator(tutors, dead_letters).run(&pool).await;
-        migrated.context("the marketplace's tables cannot be made")?;
         let log = PostgresLog::builder(pool.clone()).profile(profile).build();
-        log.migrate().await.context("the log's tables cannot be made")?;
         Ok(Self { pool, log })
     }
 }

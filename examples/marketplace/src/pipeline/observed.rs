@@ -77,6 +77,10 @@ mod generations {
             self.inner.claim(rebuild, lease).await
         }
 
+        async fn renew(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+            self.inner.renew(rebuild, lease).await
+        }
+
         async fn release(&self, rebuild: Uuid) -> Result<(), RebuildError> {
             self.inner.release(rebuild).await
         }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use outbox_core::{
-    error::BoxError,
+    error::{BoxError, chain},
     projection::{DeadLetter, DeadLetterCause},
 };
 use outbox_projector::dead_letters::{DeadLetters, DeadLettersError, DeadLettersErrorKind, TopicLetter};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::db::{Conn, Db, Tx, is_away, on};
@@ -23,24 +24,46 @@ const INSERT: &str = "INSERT INTO search_dead_letters \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (projection, id) DO NOTHING";
 
 /// Without the reason, which may quote the payload: that is for whoever may read the table, not for the log.
-const LIST: &str = "SELECT projection, id, place, cause FROM search_dead_letters ORDER BY number LIMIT 100";
+const NEWEST: &str = "SELECT projection, id, place, cause FROM search_dead_letters ORDER BY number DESC LIMIT $1";
+
+/// As many as one can look at.
+const WARNINGS: i64 = 100;
 
 const ALL: &str = "SELECT projection, id, place, cause, reason, attempts, given_up, record_key, payload, headers \
     FROM search_dead_letters ORDER BY number";
 
-type Row = (String, String, String, String, String, i64, DateTime<Utc>, Option<Vec<u8>>, Option<Vec<u8>>, String);
+/// All of them, in the order in which they were given up.
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(crate) letters: Vec<TopicLetter>,
+    pub(crate) unreadable: Vec<UnreadableLetter>,
+}
+
+/// A row that is no letter.
+pub(crate) struct UnreadableLetter {
+    pub(crate) projection: String,
+    pub(crate) id: String,
+    pub(crate) why: String,
+}
+
+type Columns = (String, String, String, String, String, i64, DateTime<Utc>, Option<Vec<u8>>, Option<Vec<u8>>, String);
 
 impl SearchDeadLetters {
     pub(crate) fn of(db: Arc<Db>) -> Self {
         Self(db)
     }
 
-    /// Writes a warning for each letter, as many as one can look at.
+    /// Writes a warning for each of the newest letters, and says how many there are if those are not all.
     pub(crate) async fn warn(&self) -> Result<(), sqlx::Error> {
         let mut conn = self.0.read().await?;
-        let all: Vec<(String, String, String, String)> =
-            on!(Conn, &mut conn, |c| sqlx::query_as(LIST).fetch_all(c).await)?;
-        for (projection, id, place, cause) in all {
+        let newest: Vec<(String, String, String, String)> =
+            on!(Conn, &mut conn, |c| sqlx::query_as(NEWEST).bind(WARNINGS).fetch_all(c).await)?;
+        let count = "SELECT count(*) FROM search_dead_letters";
+        let in_all: i64 = on!(Conn, &mut conn, |c| sqlx::query_scalar(count).fetch_one(c).await)?;
+        if in_all > WARNINGS {
+            tracing::warn!(in_all, "the newest {WARNINGS} dead letters of the search index follow, newest first");
+        }
+        for (projection, id, place, cause) in newest {
             tracing::warn!(projection, id, place, cause, "a dead letter of the search index is in search_dead_letters");
         }
         Ok(())
@@ -58,11 +81,21 @@ impl SearchDeadLetters {
         tx.commit().await
     }
 
-    /// All of them, in the order in which they were given up.
-    pub(crate) async fn all(&self) -> Result<Vec<TopicLetter>, sqlx::Error> {
+    pub(crate) async fn all(&self) -> Result<Kept, sqlx::Error> {
         let mut conn = self.0.read().await?;
-        let rows: Vec<Row> = on!(Conn, &mut conn, |c| sqlx::query_as(ALL).fetch_all(c).await)?;
-        rows.into_iter().map(|row| letter(row).map_err(sqlx::Error::Decode)).collect()
+        let mut kept = Kept::default();
+        on!(Conn, &mut conn, |c| {
+            for row in sqlx::query(ALL).fetch_all(c).await? {
+                match letter(&row) {
+                    Ok(letter) => kept.letters.push(letter),
+                    Err(why) => {
+                        let (projection, id) = (row.try_get("projection")?, row.try_get("id")?);
+                        kept.unreadable.push(UnreadableLetter { projection, id, why: chain(&*why) });
+                    }
+                }
+            }
+        });
+        Ok(kept)
     }
 
     /// Removes letters of a projection, for good.
@@ -121,9 +154,12 @@ fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-fn letter(row: Row) -> Result<TopicLetter, BoxError> {
-    let (projection, id, place, cause, reason, attempts, at, key, payload, headers) = row;
-    let cause = DeadLetterCause::parse(&cause).ok_or("search_dead_letters has a cause that is not known")?;
+fn letter<'r, R: Row>(row: &'r R) -> Result<TopicLetter, BoxError>
+where
+    Columns: FromRow<'r, R>,
+{
+    let (projection, id, place, cause, reason, attempts, at, key, payload, headers) = Columns::from_row(row)?;
+    let cause = DeadLetterCause::parse(&cause).ok_or("its cause is not known")?;
     let mut letter = TopicLetter::new(id.parse()?, projection, place, cause);
     (letter.reason, letter.attempts, letter.at) = (reason, u32::try_from(attempts)?, at);
     (letter.key, letter.payload) = (key.map(Into::into), payload.map(Into::into));

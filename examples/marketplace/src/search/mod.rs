@@ -16,7 +16,7 @@ use async_trait::async_trait;
 
 use change::TutorDocuments;
 pub(crate) use document::SearchDocument;
-pub(crate) use letters::SearchDeadLetters;
+pub(crate) use letters::{Kept, SearchDeadLetters, UnreadableLetter};
 pub(crate) use query::SearchQuery;
 pub(crate) use routes::routes;
 

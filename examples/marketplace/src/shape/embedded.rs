@@ -67,7 +67,7 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
 pub(super) async fn open_database(config: &Config) -> anyhow::Result<Arc<Db>> {
     let file = config.data_dir.join(DATABASE);
     anyhow::ensure!(file.is_file(), "{} holds no marketplace; name another --data-dir", config.data_dir.display());
-    Ok(Arc::new(Db::Sqlite(SqliteDb::open(&file).await?)))
+    Ok(Arc::new(Db::Sqlite(SqliteDb::open_as_it_is(&file).await?).fits().await?))
 }
 
 /// Nobody else writes into the index meanwhile.
@@ -75,7 +75,10 @@ pub(super) async fn open_index(config: &Config) -> anyhow::Result<OpenIndex> {
     let db = open_database(config).await?;
     let directory = DataDir::open(&config.data_dir)?;
     let identity = db.log().identity().await.context("the log cannot be read")?;
-    let index = TantivyIndex::open(&directory.file(INDEX), identity.id).context("the search index cannot be opened")?;
+    let index = TantivyIndex::open_fitting(&directory.file(INDEX), identity.id).with_context(|| {
+        let index = directory.file(INDEX);
+        format!("the search index {} is not in use: start the marketplace once, its events come again", index.display())
+    })?;
     let projection = Box::new(index.projection());
     Ok(OpenIndex { db, projection, decoder: Arc::new(RawPayload), _directory: Some(directory) })
 }

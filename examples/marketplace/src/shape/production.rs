@@ -28,7 +28,9 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
     let token = secrets::configured(needed(config.admin_token.as_ref(), "admin_token")?)?;
     let brokers = needed(config.kafka_brokers.as_ref(), "kafka_brokers")?;
     needed(config.opensearch_url.as_ref(), "opensearch_url")?;
-    let db = open_database(config).await?;
+    let Secret(database) = needed(config.database_url.as_ref(), "database_url")?;
+    let db = PostgresDb::open(database, profile(&config.topic_prefix)).await?;
+    let db = Arc::new(Db::Postgres(db));
     let log = db.log();
     let publisher = KafkaPublisher::builder(brokers).build().context("the Kafka publisher cannot be made")?;
     let index = index_of(config, &db).await?;
@@ -108,13 +110,14 @@ pub(super) async fn start(config: &Config, journeys: &Journeys) -> anyhow::Resul
 
 pub(super) async fn open_database(config: &Config) -> anyhow::Result<Arc<Db>> {
     let Secret(database) = needed(config.database_url.as_ref(), "database_url")?;
-    Ok(Arc::new(Db::Postgres(PostgresDb::open(database, profile(&config.topic_prefix)).await?)))
+    let db = PostgresDb::open_as_it_is(database, profile(&config.topic_prefix)).await?;
+    Ok(Arc::new(Db::Postgres(db).fits().await?))
 }
 
 pub(super) async fn open_index(config: &Config) -> anyhow::Result<OpenIndex> {
     let db = open_database(config).await?;
     let index = index_of(config, &db).await?;
-    let live = index.live().await.context("the search index cannot be asked which one is in use")?;
+    let live = index.live().await?;
     let decoder = Arc::new(SeedEnvelope);
     #[cfg(feature = "embedded")]
     let opened = OpenIndex { db, projection: Box::new(live), decoder, _directory: None };

@@ -145,6 +145,36 @@ async fn a_letter_is_replayed_beside_the_running_program_and_found() {
 }
 
 #[tokio::test]
+async fn an_operator_makes_neither_tables_nor_an_index() {
+    let database = TestDatabase::create(PostgresVersion::V18).await;
+    let command = production(database.url()).await;
+    let tables = async || {
+        let count = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+        sqlx::query_scalar::<_, i64>(count).fetch_one(database.pool()).await.expect("count")
+    };
+    for arguments in [&[][..], &["replay", "--dry-run"], &["replay"]] {
+        let complaint = refusal(letters_of(&command, arguments)).await;
+        assert!(complaint.contains("no marketplace of this version: start the marketplace once"), "{complaint}");
+        assert_eq!(tables().await, 0);
+    }
+    let index = unique("elsewhere");
+    let [dry, replay] = [&["replay", "--dry-run"][..], &["replay"]].map(|arguments| {
+        let mut operator = letters_of(&command, arguments);
+        operator.env("MARKETPLACE_SEARCH_INDEX", &index);
+        operator
+    });
+    let program = run(command).await;
+    for operator in [dry, replay] {
+        let complaint = refusal(operator).await;
+        assert!(complaint.contains(&format!("there is no search index {index}")), "{complaint}");
+    }
+    let asked = program.http.head(format!("{}/{index}-v1", opensearch_url().await)).send().await.expect("an answer");
+    assert_eq!(asked.status(), StatusCode::NOT_FOUND, "none was made");
+    drop(program);
+    database.drop_database().await;
+}
+
+#[tokio::test]
 async fn lists_and_slugs_work_on_postgresql_too() {
     let database = TestDatabase::create(PostgresVersion::V18).await;
     let program = run(production(database.url()).await).await;

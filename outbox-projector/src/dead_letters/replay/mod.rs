@@ -12,7 +12,7 @@ use outbox_core::{
 use uuid::Uuid;
 
 use self::plan::{Key, Plan};
-use super::{ReadLetter, ReplayReport, Replayable, ReplayedKey, Series, TopicLetter};
+use super::{ReadLetter, ReplayReport, Replayable, ReplayedKey, Series, TopicLetter, reading::warn};
 use crate::runner::guarded;
 
 /// Which dead letters.
@@ -121,9 +121,9 @@ pub async fn replay<P: Replayable + ?Sized>(projection: &P, replay: &Replay) -> 
     let mut report = ReplayReport::default();
     for (letter, why) in unreadable {
         if !replay.dry_run {
-            warn(projection.name(), letter, &why);
+            warn(projection.name(), letter.id, &letter.place, &why);
         }
-        let (letter, error) = (Some(letter.id), Some(why));
+        let (letter, error) = (Some(letter.id), Some(chain(&why)));
         report.keys.push(ReplayedKey { letter, left: 1, error, ..ReplayedKey::default() });
     }
     for key in keys {
@@ -155,9 +155,13 @@ async fn apply_key<P: Replayable + ?Sized>(
                 applied => break applied,
             }
         };
+        if let Err(error) = &applied
+            && error.kind().blames_an_event()
+        {
+            warn(projection.name(), letter.letter.id, &letter.letter.place, error);
+        }
         take(letter, applied, done)?;
-        if let Some(why) = &done.error {
-            warn(projection.name(), letter.letter, why);
+        if done.error.is_some() {
             break;
         }
     }
@@ -192,8 +196,4 @@ fn take(
         Err(error) => return Err(error),
     }
     Ok(())
-}
-
-fn warn(projection: &str, letter: &TopicLetter, reason: &str) {
-    tracing::warn!(projection, id = %letter.id, place = letter.place, reason, "a replay failed");
 }

@@ -7,13 +7,15 @@ use outbox_core::projection::DeadLetterCause;
 use uuid::Uuid;
 
 use super::{
-    super::{ReadLetter, Series, TopicLetter, reading},
+    super::{
+        ReadLetter, Series, TopicLetter,
+        reading::{self, Unreadable},
+    },
     Letters, Replay,
 };
 
 pub(super) struct Plan<'r> {
-    /// Each with the reason.
-    pub(super) unreadable: Vec<(&'r TopicLetter, String)>,
+    pub(super) unreadable: Vec<(&'r TopicLetter, Unreadable)>,
     /// In the order of their first letters.
     pub(super) keys: Vec<Key<'r>>,
 }

@@ -24,6 +24,25 @@ impl<DB: SqlDatabase> SqlGenerations<DB> {
         if taken { Ok(()) } else { Err(self.busy()) }
     }
 
+    /// Only what is still this rebuild's, though it may have ended.
+    pub(super) async fn renew_claim(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+        let _turn = if DB::HAS_ONE_WRITER { Some(self.turn.of_claim().await) } else { None };
+        let mut tx = self.begin().await?;
+        self.renew_within(&mut tx, rebuild, lease).await?;
+        tx.commit().await.map_err(store_error::<DB>)
+    }
+
+    pub(super) async fn renew_within(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        rebuild: Uuid,
+        lease: Duration,
+    ) -> Result<(), RebuildError> {
+        let (name, holder) = (self.name.as_str(), rebuild.to_string());
+        let renewed = DB::renew_rebuild(&self.tables, tx, name, &holder, lease).await.map_err(store_error::<DB>)?;
+        if renewed { Ok(()) } else { Err(self.busy()) }
+    }
+
     pub(super) async fn delete_claim(&self, rebuild: Uuid) -> Result<(), RebuildError> {
         let mut tx = self.begin().await?;
         let deleted = DB::release_rebuild(&self.tables, &mut tx, self.name.as_str(), &rebuild.to_string()).await;

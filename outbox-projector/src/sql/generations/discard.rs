@@ -1,9 +1,10 @@
-//! Removing a generation in pieces, so that a claim is renewed in between also where a database has one writer.
+//! Removing a generation in pieces, so that a claim is renewed in between also where a database has one writer. Elsewhere
+//! what is kept under its name is one piece.
 
 use sqlx::Transaction;
 use uuid::Uuid;
 
-use super::{BUILDING, DROPPED, RETIRED, SqlGenerations, is_at, live_of, store_error};
+use super::{BUILDING, DROPPED, RETIRED, SqlGenerations, is_at, store_error};
 use crate::{
     rebuild::{CLAIM, Generation, RebuildError},
     sql::SqlDatabase,
@@ -31,33 +32,24 @@ impl<DB: SqlDatabase> SqlGenerations<DB> {
         if ![RETIRED, BUILDING].iter().any(|stage| is_at(&stages, generation, stage)) {
             return Ok(false);
         }
-        self.set(&mut tx, generation, RETIRED).await?;
-        // Before anything locks tables: a runner in the middle of a step is waited for, and makes no other.
-        let projection = generation.name(self.name.as_str());
-        DB::forget_positions(&self.tables, &mut tx, &projection).await.map_err(store_error::<DB>)?;
+        // Before anything locks tables.
+        self.retire(&mut tx, generation).await?;
         self.run(&mut tx, self.model.discard(generation)).await?;
         self.commit_claimed(tx, rebuild).await?;
         Ok(true)
     }
 
-    /// Some of what is kept under the projection's name. `true`: nothing was left.
+    /// Some of what is kept under the projection's name. `true`: nothing is left that may be discarded.
     async fn forget_piece(&self, generation: Generation, rebuild: Uuid) -> Result<bool, RebuildError> {
         let _turn = self.turn_of_change().await;
         let mut tx = self.begin_claimed(rebuild).await?;
+        if !is_at(&self.stages(&mut tx).await?, generation, RETIRED) {
+            return Ok(true);
+        }
         let projection = generation.name(self.name.as_str());
-        let forgotten =
-            DB::forget_some(&self.tables, &mut tx, &projection, AT_ONCE).await.map_err(store_error::<DB>)?;
-        let is_all = forgotten == 0;
+        let is_all = DB::forget_some(&self.tables, &mut tx, &projection, AT_ONCE).await.map_err(store_error::<DB>)?;
         if is_all {
-            let stages = self.stages(&mut tx).await?;
-            if generation > live_of(&stages) {
-                // It never was live, so it may be built again.
-                let number = i64::from(generation.get());
-                let name = self.name.as_str();
-                DB::forget_generation(&self.tables, &mut tx, name, number).await.map_err(store_error::<DB>)?;
-            } else {
-                self.set(&mut tx, generation, DROPPED).await?;
-            }
+            self.set(&mut tx, generation, DROPPED).await?;
         }
         self.commit_claimed(tx, rebuild).await?;
         Ok(is_all)
@@ -76,8 +68,7 @@ impl<DB: SqlDatabase> SqlGenerations<DB> {
     /// is renewed meanwhile.
     async fn commit_claimed(&self, mut tx: Transaction<'static, DB>, rebuild: Uuid) -> Result<(), RebuildError> {
         if DB::HAS_ONE_WRITER {
-            let (name, holder) = (self.name.as_str(), rebuild.to_string());
-            DB::claim_rebuild(&self.tables, &mut tx, name, &holder, CLAIM).await.map_err(store_error::<DB>)?;
+            self.renew_within(&mut tx, rebuild, CLAIM).await?;
         }
         tx.commit().await.map_err(store_error::<DB>)
     }

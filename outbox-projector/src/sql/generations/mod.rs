@@ -33,8 +33,9 @@ use crate::rebuild::{Generation, Generations, RebuildError, RebuildErrorKind, St
 /// generation looks there in its own transaction, so that a rebuild without a claim, as one that was frozen until another
 /// began, changes nothing. On PostgreSQL a claim waits for nobody; on SQLite for whoever writes to the file.
 ///
-/// What is kept under the name of a generation that is dropped goes some thousands of rows at a time, so that others write
-/// in between; [`SqlReadModel::discard`] is one transaction.
+/// A generation that is dropped goes in two transactions: [`SqlReadModel::discard`], then what is kept under its name; on
+/// SQLite some thousands of rows at a time, so that others write in between. That it was there is kept: a number is never
+/// used again.
 pub struct SqlGenerations<DB: SqlDatabase> {
     pool: Pool<DB>,
     name: ProjectionName,
@@ -76,6 +77,14 @@ impl<DB: SqlDatabase> SqlGenerations<DB> {
         Ok(tx)
     }
 
+    /// As they are at the moment.
+    async fn known(&self) -> Result<Vec<(Generation, String)>, RebuildError> {
+        let mut tx = self.begin().await?;
+        let stages = self.stages(&mut tx).await?;
+        tx.commit().await.map_err(store_error::<DB>)?;
+        Ok(stages)
+    }
+
     async fn stages(&self, tx: &mut Transaction<'_, DB>) -> Result<Vec<(Generation, String)>, RebuildError> {
         let found = DB::stages(&self.tables, tx, self.name.as_str()).await.map_err(store_error::<DB>)?;
         let known = |(number, stage): (i64, String)| Some((Generation::new(u32::try_from(number).ok()?)?, stage));
@@ -93,6 +102,13 @@ impl<DB: SqlDatabase> SqlGenerations<DB> {
         DB::set_stage(&self.tables, tx, name, number, &projection, stage).await.map_err(store_error::<DB>)
     }
 
+    /// Its positions go too: a runner in the middle of a step is waited for, and makes no other.
+    async fn retire(&self, tx: &mut Transaction<'_, DB>, generation: Generation) -> Result<(), RebuildError> {
+        self.set(tx, generation, RETIRED).await?;
+        let projection = generation.name(self.name.as_str());
+        DB::forget_positions(&self.tables, tx, &projection).await.map_err(store_error::<DB>)
+    }
+
     async fn run(&self, tx: &mut Transaction<'_, DB>, sql: String) -> Result<(), RebuildError> {
         DB::run_script(tx, sql).await.map_err(store_error::<DB>)
     }
@@ -105,21 +121,23 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
     }
 
     async fn state(&self) -> Result<State, RebuildError> {
-        let mut tx = self.begin().await?;
-        let stages = self.stages(&mut tx).await?;
-        tx.commit().await.map_err(store_error::<DB>)?;
-        Ok(State { live: live_of(&stages), building: highest(&stages, BUILDING) })
+        let stages = self.known().await?;
+        let highest_ever = stages.iter().map(|(generation, _)| *generation).max().unwrap_or(Generation::FIRST);
+        let live = highest(&stages, LIVE).unwrap_or(Generation::FIRST);
+        Ok(State { live, building: highest(&stages, BUILDING), next: highest_ever.next() })
     }
 
     async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError> {
-        let mut tx = self.begin().await?;
-        let stages = self.stages(&mut tx).await?;
-        tx.commit().await.map_err(store_error::<DB>)?;
+        let stages = self.known().await?;
         Ok(stages.into_iter().filter(|(g, stage)| *g < generation && stage == RETIRED).map(|(g, _)| g).collect())
     }
 
     async fn claim(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
         self.write_claim(rebuild, lease).await
+    }
+
+    async fn renew(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+        self.renew_claim(rebuild, lease).await
     }
 
     async fn release(&self, rebuild: Uuid) -> Result<(), RebuildError> {
@@ -129,18 +147,14 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
     async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<Stage, RebuildError> {
         let mut tx = match rebuild {
             Some(rebuild) => self.begin_claimed(rebuild).await?,
+            // Behind no lock: whoever goes over to it after a swap does not wait until the old one is dropped.
+            None if is_at(&self.known().await?, generation, LIVE) => return Ok(Stage::Live),
             None => self.begin_change().await?,
         };
         let stages = self.stages(&mut tx).await?;
         let prepared = match (stages.iter().find(|(known, _)| *known == generation), rebuild) {
             (Some((_, stage)), _) if stage == LIVE => Stage::Live,
             (Some((_, stage)), _) if stage == BUILDING => Stage::Building,
-            (Some((_, stage)), Some(rebuild)) if stage == RETIRED && generation > live_of(&stages) => {
-                // It never was live: its discard was interrupted.
-                tx.rollback().await.map_err(store_error::<DB>)?;
-                self.discard_in_pieces(generation, rebuild).await?;
-                return self.prepare(generation, Some(rebuild)).await;
-            }
             (Some(_), _) => {
                 let message = format!("generation {generation} of {} is retired and cannot be built again", self.name);
                 return Err(RebuildError::new(RebuildErrorKind::Store, message));
@@ -153,6 +167,9 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
                 Stage::Live
             }
             (None, Some(_)) => {
+                for (begun, _) in stages.iter().filter(|(_, stage)| stage == BUILDING) {
+                    self.retire(&mut tx, *begun).await?;
+                }
                 self.run(&mut tx, self.model.create(generation)).await?;
                 self.set(&mut tx, generation, BUILDING).await?;
                 Stage::Building
@@ -192,9 +209,7 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
             if is_at(&stages, old, DROPPED) {
                 continue;
             }
-            self.set(&mut tx, old, RETIRED).await?;
-            let projection = old.name(self.name.as_str());
-            DB::forget_positions(&self.tables, &mut tx, &projection).await.map_err(store_error::<DB>)?;
+            self.retire(&mut tx, old).await?;
         }
         self.set(&mut tx, to, LIVE).await?;
         self.run(&mut tx, self.model.swap(to)).await?;
@@ -210,10 +225,6 @@ type Stages = [(Generation, String)];
 
 fn is_at(stages: &Stages, generation: Generation, stage: &str) -> bool {
     stages.iter().any(|(known, at)| *known == generation && at == stage)
-}
-
-fn live_of(stages: &Stages) -> Generation {
-    highest(stages, LIVE).unwrap_or(Generation::FIRST)
 }
 
 fn highest(stages: &Stages, wanted: &str) -> Option<Generation> {

@@ -57,18 +57,6 @@ impl GenerationStore for Postgres {
         query.execute(&mut **tx).await.map(drop)
     }
 
-    async fn forget_generation(
-        tables: &PostgresTables,
-        tx: &mut Transaction<'_, Self>,
-        read_model: &str,
-        generation: i64,
-    ) -> Result<(), sqlx::Error> {
-        let sql = tables.within_schema(
-            "DELETE FROM {schema}.projector_generation WHERE read_model = $1 AND generation = $2::integer",
-        );
-        sqlx::query(AssertSqlSafe(sql)).bind(read_model).bind(generation).execute(&mut **tx).await.map(drop)
-    }
-
     async fn forget_positions(
         tables: &PostgresTables,
         tx: &mut Transaction<'_, Self>,
@@ -82,20 +70,15 @@ impl GenerationStore for Postgres {
         tables: &PostgresTables,
         tx: &mut Transaction<'_, Self>,
         projection: &str,
-        limit: u32,
-    ) -> Result<u64, sqlx::Error> {
-        let mut forgotten = 0;
+        _: u32,
+    ) -> Result<bool, sqlx::Error> {
+        // All at once, since nobody waits for these rows: each further piece would read past the rows of those before,
+        // which stay for as long as anybody has an old snapshot.
         for (table, _) in super::store::TABLES {
-            // By ctid: a join on the key is planned as a scan of the table, since the plan does not know the limit.
-            // Locked, so that a row that somebody changes at the moment is waited for and not passed over.
-            let sql = tables.within_schema(&format!(
-                "DELETE FROM {{schema}}.{table} WHERE ctid = ANY (ARRAY(\
-                 SELECT ctid FROM {{schema}}.{table} WHERE projection = $1 LIMIT $2 FOR UPDATE))"
-            ));
-            let query = sqlx::query(AssertSqlSafe(sql)).bind(projection).bind(i64::from(limit));
-            forgotten += query.execute(&mut **tx).await?.rows_affected();
+            let sql = tables.within_schema(&format!("DELETE FROM {{schema}}.{table} WHERE projection = $1"));
+            sqlx::query(AssertSqlSafe(sql)).bind(projection).execute(&mut **tx).await?;
         }
-        Ok(forgotten)
+        Ok(true)
     }
 
     async fn is_retired(tables: &PostgresTables, pool: &PgPool, projection: &str) -> Result<bool, sqlx::Error> {
@@ -119,6 +102,21 @@ impl GenerationStore for Postgres {
              VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3)) \
              ON CONFLICT (read_model) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until \
              WHERE held.holder = excluded.holder OR held.held_until <= clock_timestamp()",
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(read_model).bind(holder).bind(lease.as_secs_f64());
+        Ok(query.execute(&mut **tx).await?.rows_affected() > 0)
+    }
+
+    async fn renew_rebuild(
+        tables: &PostgresTables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        holder: &str,
+        lease: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        let sql = tables.within_schema(
+            "UPDATE {schema}.projector_rebuild SET held_until = clock_timestamp() + make_interval(secs => $3) \
+             WHERE read_model = $1 AND holder = $2",
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(read_model).bind(holder).bind(lease.as_secs_f64());
         Ok(query.execute(&mut **tx).await?.rows_affected() > 0)

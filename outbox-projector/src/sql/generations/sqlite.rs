@@ -42,16 +42,6 @@ impl GenerationStore for Sqlite {
         query.execute(&mut **tx).await.map(drop)
     }
 
-    async fn forget_generation(
-        _: &SqliteTables,
-        tx: &mut Transaction<'_, Self>,
-        read_model: &str,
-        generation: i64,
-    ) -> Result<(), sqlx::Error> {
-        let sql = "DELETE FROM projector_generation WHERE read_model = $1 AND generation = $2";
-        sqlx::query(sql).bind(read_model).bind(generation).execute(&mut **tx).await.map(drop)
-    }
-
     async fn forget_positions(
         _: &SqliteTables,
         tx: &mut Transaction<'_, Self>,
@@ -66,17 +56,17 @@ impl GenerationStore for Sqlite {
         tx: &mut Transaction<'_, Self>,
         projection: &str,
         limit: u32,
-    ) -> Result<u64, sqlx::Error> {
-        let mut forgotten = 0;
+    ) -> Result<bool, sqlx::Error> {
+        let mut is_all = true;
         for (table, key) in super::store::TABLES {
             let sql = AssertSqlSafe(format!(
                 "DELETE FROM {table} WHERE projection = $1 \
                  AND ({key}) IN (SELECT {key} FROM {table} WHERE projection = $1 LIMIT $2)"
             ));
-            forgotten +=
-                sqlx::query(sql).bind(projection).bind(i64::from(limit)).execute(&mut **tx).await?.rows_affected();
+            let forgotten = sqlx::query(sql).bind(projection).bind(i64::from(limit)).execute(&mut **tx).await?;
+            is_all &= forgotten.rows_affected() < u64::from(limit);
         }
-        Ok(forgotten)
+        Ok(is_all)
     }
 
     async fn is_retired(_: &SqliteTables, pool: &SqlitePool, projection: &str) -> Result<bool, sqlx::Error> {
@@ -97,8 +87,19 @@ impl GenerationStore for Sqlite {
              ON CONFLICT (read_model) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until \
              WHERE projector_rebuild.holder = excluded.holder OR projector_rebuild.held_until <= {NOW}"
         );
-        let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2);
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(read_model).bind(holder).bind(lease);
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(read_model).bind(holder).bind(milliseconds(lease));
+        Ok(query.execute(&mut **tx).await?.rows_affected() > 0)
+    }
+
+    async fn renew_rebuild(
+        _: &SqliteTables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        holder: &str,
+        lease: Duration,
+    ) -> Result<bool, sqlx::Error> {
+        let sql = format!("UPDATE projector_rebuild SET held_until = {NOW} + $3 WHERE read_model = $1 AND holder = $2");
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(read_model).bind(holder).bind(milliseconds(lease));
         Ok(query.execute(&mut **tx).await?.rows_affected() > 0)
     }
 
@@ -124,4 +125,8 @@ impl GenerationStore for Sqlite {
     async fn run_script(tx: &mut Transaction<'_, Self>, sql: String) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut **tx).await.map(drop)
     }
+}
+
+fn milliseconds(lease: Duration) -> i64 {
+    i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2)
 }

@@ -34,14 +34,6 @@ pub trait GenerationStore: Store {
         stage: &'static str,
     ) -> Result<(), sqlx::Error>;
 
-    /// As if the generation had never been there.
-    async fn forget_generation(
-        tables: &Self::Tables,
-        tx: &mut Transaction<'_, Self>,
-        read_model: &str,
-        generation: i64,
-    ) -> Result<(), sqlx::Error>;
-
     /// Takes a projection's positions away.
     async fn forget_positions(
         tables: &Self::Tables,
@@ -49,20 +41,29 @@ pub trait GenerationStore: Store {
         projection: &str,
     ) -> Result<(), sqlx::Error>;
 
-    /// Removes at most so many rows of each table that keeps something under a projection's name, and says how many it
-    /// were in all.
+    /// Removes rows of each table that keeps something under a projection's name: at most so many where a database has
+    /// one writer. Whether none is left.
     async fn forget_some(
         tables: &Self::Tables,
         tx: &mut Transaction<'_, Self>,
         projection: &str,
         limit: u32,
-    ) -> Result<u64, sqlx::Error>;
+    ) -> Result<bool, sqlx::Error>;
 
     /// Whether a projection belongs to a generation that is not to be written any more.
     async fn is_retired(tables: &Self::Tables, pool: &Pool<Self>, projection: &str) -> Result<bool, sqlx::Error>;
 
     /// Keeps a rebuild's claim for so long from now on, by the database's clock. `false`: another has it.
     async fn claim_rebuild(
+        tables: &Self::Tables,
+        tx: &mut Transaction<'_, Self>,
+        read_model: &str,
+        holder: &str,
+        lease: Duration,
+    ) -> Result<bool, sqlx::Error>;
+
+    /// As [`GenerationStore::claim_rebuild`] for whoever has the claim, ended or not. `false`: another has it, or nobody.
+    async fn renew_rebuild(
         tables: &Self::Tables,
         tx: &mut Transaction<'_, Self>,
         read_model: &str,

@@ -6,7 +6,10 @@ use outbox_core::{event::ReceivedEvent, profile::Decoder};
 use uuid::Uuid;
 
 use super::{KeptLetter, KeptRecord};
-use crate::dead_letters::{Replay, TopicLetter, reading};
+use crate::dead_letters::{
+    Replay, TopicLetter,
+    reading::{self, Unreadable},
+};
 
 /// The events of letters, wherever those are kept.
 pub(super) struct Bodies<'r> {
@@ -16,11 +19,13 @@ pub(super) struct Bodies<'r> {
 }
 
 /// Why there is no event.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum NoEvent {
-    /// Its body is not here.
+    #[error("its body is not kept here: read it where it is, and replay it from there")]
     Absent,
-    /// It cannot be read: an attempt that failed.
-    Unreadable(String),
+    /// An attempt that failed.
+    #[error(transparent)]
+    Unreadable(Unreadable),
 }
 
 impl<'r> Bodies<'r> {
@@ -36,14 +41,5 @@ impl<'r> Bodies<'r> {
             (None, None) => return Err(NoEvent::Absent),
         };
         reading::event_of(letter.id, letter.cause, decoded).map_err(NoEvent::Unreadable)
-    }
-}
-
-impl std::fmt::Display for NoEvent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Absent => "its body is not kept here: read it where it is, and replay it from there",
-            Self::Unreadable(why) => why,
-        })
     }
 }

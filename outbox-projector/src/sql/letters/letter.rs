@@ -62,7 +62,7 @@ pub struct KeptRecord {
 pub(super) enum Form {
     /// As it came.
     Record,
-    /// [`RawPayload`](outbox_core::profile::RawPayload) reads the event from it.
+    /// As [`RawPayload`](outbox_core::profile::RawPayload) writes the event, which had no record.
     Event,
     /// Not here.
     Elsewhere,
@@ -118,7 +118,7 @@ impl<'l> NewLetter<'l> {
     pub(in crate::sql) fn of(letter: &'l DeadLetter, here: bool) -> Self {
         let form = if !here {
             Form::Elsewhere
-        } else if reading::is_raw_payload(letter) {
+        } else if letter.is_raw_payload {
             Form::Event
         } else {
             Form::Record

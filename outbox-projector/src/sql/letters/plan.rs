@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use outbox_core::projection::ProjectionError;
+use outbox_core::{error::chain, projection::ProjectionError};
 use uuid::Uuid;
 
 use super::{
@@ -105,10 +105,12 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         why: &NoEvent,
         dry_run: bool,
     ) -> Result<ReplayedKey, ProjectionError> {
-        if !dry_run && matches!(why, NoEvent::Unreadable(_)) {
-            self.failed(letter, why.to_string()).await?;
+        if let NoEvent::Unreadable(why) = why
+            && !dry_run
+        {
+            self.failed(letter, why).await?;
         }
-        Ok(ReplayedKey { letter: Some(letter.id), left: 1, error: Some(why.to_string()), ..ReplayedKey::default() })
+        Ok(ReplayedKey { letter: Some(letter.id), left: 1, error: Some(chain(why)), ..ReplayedKey::default() })
     }
 
     /// The letters given to the replay that are not open, each with its key if it can be decoded.

@@ -1,7 +1,6 @@
 //! Dead letters are applied after all.
 
 use outbox_core::{
-    error::chain,
     event::ReceivedEvent,
     projection::{Applied, DeadLetterCause, ProjectionError, ProjectionErrorKind},
 };
@@ -75,7 +74,7 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         if let (Err(error), [(kept, _)]) = (&tried, &trial.0[..])
             && error.kind().blames_an_event()
         {
-            self.failed(kept, chain(error)).await?;
+            self.failed(kept, error).await?;
         }
         tried
     }

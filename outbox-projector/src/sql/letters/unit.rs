@@ -13,6 +13,7 @@ use super::{
     trial::{Next, TOO_EARLY, Trial},
 };
 use crate::{
+    dead_letters::reading::warn,
     runner::guarded,
     sql::{
         ReplayedKey, SqlDatabase, SqlProjection,
@@ -79,10 +80,10 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
                     return Ok(());
                 }
                 Next::WithoutEvent(letter, why) => {
-                    done.error = Some(why.to_string());
+                    done.error = Some(chain(&why));
                     // Its row is locked by it.
                     drop(tx.rollback().await);
-                    if let NoEvent::Unreadable(why) = why {
+                    if let NoEvent::Unreadable(why) = &why {
                         self.failed(&letter, why).await?;
                     }
                     return Ok(());
@@ -102,7 +103,7 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
                     None if trial.0.len() > 1 => together = 1,
                     _ => {
                         if let Some((letter, _)) = trial.0.first() {
-                            self.failed(letter, chain(&error)).await?;
+                            self.failed(letter, &error).await?;
                         }
                         done.error = Some(chain(&error));
                         return Ok(());
@@ -120,7 +121,7 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
             match self.next(&mut tx, unit, 1, bodies).await? {
                 Next::Nothing => break,
                 Next::TooEarly => done.error = Some(TOO_EARLY.to_owned()),
-                Next::WithoutEvent(_, why) => done.error = Some(why.to_string()),
+                Next::WithoutEvent(_, why) => done.error = Some(chain(&why)),
                 Next::Letters(trial) => match guarded(self.carry_out(&mut tx, &trial)).await {
                     Ok(applied) => {
                         done.done += applied;
@@ -145,10 +146,14 @@ impl<DB: SqlDatabase> SqlDeadLetters<'_, DB> {
         end(tx, done).await
     }
 
-    pub(super) async fn failed(&self, letter: &KeptLetter, reason: String) -> Result<(), ProjectionError> {
+    pub(super) async fn failed(
+        &self,
+        letter: &KeptLetter,
+        error: &(impl std::error::Error + 'static),
+    ) -> Result<(), ProjectionError> {
         let SqlProjection { tables, pool, name, .. } = self.projection;
-        tracing::warn!(projection = name.as_str(), id = %letter.id, place = letter.place, reason, "a replay failed");
-        let recorded = DB::record_failure(tables, pool, name.as_str(), letter.number, &reason).await;
+        warn(name.as_str(), letter.id, &letter.place, error);
+        let recorded = DB::record_failure(tables, pool, name.as_str(), letter.number, &chain(error)).await;
         recorded.map_err(store_error::<DB>)
     }
 

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use outbox_core::{
+    error::chain,
     event::{NewEvent, ReceivedEvent},
     projection::{Projection, ProjectionErrorKind, Step},
     source::{Partition, SourcePosition},
@@ -29,7 +30,7 @@ async fn a_refused_document_rejects_its_event_and_nothing_is_there() {
     let (partition, to) = (Partition::new("p"), SourcePosition::from_text("1"));
     let error = projection.apply(Step::new(&partition, None, &to, &events)).await.expect_err("refused");
     assert_eq!((error.kind(), error.event()), (ProjectionErrorKind::Rejected, Some(2)));
-    assert!(error.to_string().contains("it has no number"), "{error}");
+    assert!(chain(&error).contains("it has no number"), "{}", chain(&error));
     assert!(documents.is_empty());
     assert_eq!(projection.position(&partition).await.expect("position"), None);
 

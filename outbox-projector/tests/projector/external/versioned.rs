@@ -114,7 +114,7 @@ async fn a_refused_document_rejects_its_event_and_no_other() {
     for index in [2, 2] {
         let error = apply(&projection, &events).await.expect_err("refused");
         assert_eq!((error.kind(), error.event()), (ProjectionErrorKind::Rejected, Some(index)));
-        assert!(error.to_string().contains("it has no number"), "{error}");
+        assert!(chain(&error).contains("it has no number"), "{}", chain(&error));
         events.remove(index);
     }
     let applied = apply(&projection, &events).await.expect("applied");
@@ -154,7 +154,7 @@ async fn however_many_documents_of_a_step_are_refused_each_is_sent_once() {
     for (index, requests) in [(3, ids(&[&["known", "a", "b", "c", "d", "e"]])), (3, ids(&[&["b"]])), (4, ids(&[]))] {
         let error = apply(&projection, &events).await.expect_err("refused");
         assert_eq!((error.kind(), error.event()), (ProjectionErrorKind::Rejected, Some(index)));
-        assert!(error.to_string().contains("it is too high"), "{error}");
+        assert!(chain(&error).contains("it is too high"), "{}", chain(&error));
         assert_eq!(store.requests(), requests, "without the event that was refused, its older change counts");
         events.remove(index);
     }

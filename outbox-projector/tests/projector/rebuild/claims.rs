@@ -118,6 +118,7 @@ async fn a_claim_is_renewed_in_everything_that_a_rebuild_does() {
     assert_eq!(ended, Ok(second()));
     assert!(after >= 240 * SECOND, "{after:?}");
     assert_eq!((script.calls("swap").len(), script.calls("discard").len()), (1, 1));
+    assert_eq!(script.calls("first claim").len(), 1, "all others are renewals, which pass over nobody");
     let pause = longest_pause(&script.calls("claim"), script.calls("release")[0]);
     assert!(pause <= 4 * SECOND, "{pause:?}");
 }

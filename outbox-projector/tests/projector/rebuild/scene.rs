@@ -37,7 +37,7 @@ pub(super) enum Fault {
 #[derive(Default)]
 pub(super) struct Script {
     faults: Mutex<HashMap<&'static str, Fault>>,
-    /// How many claims are granted before the fault of `claim`.
+    /// How many claims and renewals are granted before the fault of `claim`.
     granted: Mutex<usize>,
     /// What was called, and when.
     calls: Mutex<Vec<(&'static str, Instant)>>,
@@ -63,7 +63,7 @@ impl Script {
         self.faults.lock().unwrap().remove(method);
     }
 
-    /// The next claims are granted, whatever the fault of `claim`.
+    /// The next claims and renewals are granted, whatever the fault of `claim`.
     pub(super) fn grant(&self, claims: usize) {
         *self.granted.lock().unwrap() = claims;
     }
@@ -80,7 +80,9 @@ impl Script {
 
     /// Generation 2 was begun before.
     pub(super) fn is_begun(&self) {
-        *self.state.lock().unwrap() = Some(State { live: Generation::FIRST, building: Some(Generation::FIRST.next()) });
+        let second = Generation::FIRST.next();
+        *self.state.lock().unwrap() =
+            Some(State { live: Generation::FIRST, building: Some(second), next: second.next() });
     }
 
     pub(super) fn swap_is_under_way(&self) {
@@ -123,7 +125,11 @@ impl Generations for Model {
 
     async fn state(&self) -> Result<State, RebuildError> {
         self.0.call("state").await?;
-        Ok(self.0.state.lock().unwrap().unwrap_or(State { live: Generation::FIRST, building: None }))
+        Ok(self.0.state.lock().unwrap().unwrap_or(State {
+            live: Generation::FIRST,
+            building: None,
+            next: Generation::FIRST.next(),
+        }))
     }
 
     async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError> {
@@ -131,6 +137,12 @@ impl Generations for Model {
     }
 
     async fn claim(&self, _: Uuid, lease: Duration) -> Result<(), RebuildError> {
+        assert_eq!(lease, Duration::from_secs(15));
+        self.0.calls.lock().unwrap().push(("first claim", Instant::now()));
+        self.0.call("claim").await
+    }
+
+    async fn renew(&self, _: Uuid, lease: Duration) -> Result<(), RebuildError> {
         assert_eq!(lease, Duration::from_secs(15));
         self.0.call("claim").await
     }
@@ -142,7 +154,7 @@ impl Generations for Model {
     async fn prepare(&self, generation: Generation, _: Option<Uuid>) -> Result<Stage, RebuildError> {
         self.0.call("prepare").await?;
         if *self.0.swap_under_way.lock().unwrap() {
-            *self.0.state.lock().unwrap() = Some(State { live: generation, building: None });
+            *self.0.state.lock().unwrap() = Some(State { live: generation, building: None, next: generation.next() });
             return Ok(Stage::Live);
         }
         Ok(Stage::Building)
@@ -154,7 +166,7 @@ impl Generations for Model {
 
     async fn swap(&self, to: Generation, _: Uuid) -> Result<(), RebuildError> {
         self.0.call("swap").await?;
-        *self.0.state.lock().unwrap() = Some(State { live: to, building: None });
+        *self.0.state.lock().unwrap() = Some(State { live: to, building: None, next: to.next() });
         Ok(())
     }
 

@@ -337,8 +337,11 @@ where
     scene.generations.release(interrupted).await.expect("release");
     let rebuild = scene.rebuild().afresh().swap_within(0);
     let live = within("the rebuild", rebuild.run(std::future::pending())).await.expect("rebuild");
-    assert_eq!(live, second);
+    assert_eq!(live, second.next(), "no number is used twice");
     assert_eq!(DB::seen(&scene.pool).await, (KEYS, (0..100).sum::<i64>(), 100));
+    assert_eq!(DB::count(&database.pool, "projector_position").await, 1, "nothing of the one begun is left");
+    let consumers = scene.log.consumers().await.expect("consumers");
+    assert_eq!(consumers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["sums.g3"]);
 }
 
 /// One that died between its swap and the end has only to be cleared up.

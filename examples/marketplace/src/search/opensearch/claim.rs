@@ -1,7 +1,8 @@
 //! One rebuild of the index at a time.
 //!
 //! Who rebuilds stands in an index of its own, `{alias}-claim`, in two ways. A document says who has the claim and until
-//! when, by the clock of the node that keeps it: a script compares and writes in one step. And an alias of that index,
+//! when, by the clock of the node that keeps it: a script compares and writes in one step. It also says which number was
+//! the highest that was ever built, since nothing else is left of a generation that was dropped. And an alias of that index,
 //! `{alias}-claimed-by-{rebuild}`, is the fence: OpenSearch changes any number of aliases in one step, and drops indexes
 //! in the same one, so a swap or a drop that names the alias of its rebuild is refused whole when another took over. The
 //! document says when somebody may take over, and a clock that is wrong only makes that too early or too late; the
@@ -10,7 +11,7 @@
 use std::time::Duration;
 
 use opensearch::http::Method;
-use outbox_projector::rebuild::{RebuildError, RebuildErrorKind};
+use outbox_projector::rebuild::{Generation, RebuildError, RebuildErrorKind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -22,7 +23,16 @@ if (ctx._source.holder == null || ctx._source.holder == params.holder || ctx._so
   ctx._source.holder = params.holder; ctx._source.held_until = ctx._now + params.lease \
 } else { ctx.op = 'none' }";
 
-const RELEASE: &str = "ctx.op = ctx._source.holder == params.holder ? 'delete' : 'none'";
+/// Whoever has it, ended or not.
+const RENEW: &str = "\
+if (ctx._source.holder == params.holder) { ctx._source.held_until = ctx._now + params.lease } else { ctx.op = 'none' }";
+
+const RELEASE: &str = "\
+if (ctx._source.holder == params.holder) { ctx._source.holder = null } else { ctx.op = 'none' }";
+
+const BEGIN: &str = "\
+if (ctx._source.holder != params.holder) { ctx.op = 'none' } \
+else if (ctx._source.highest == null || ctx._source.highest < params.number) { ctx._source.highest = params.number }";
 
 impl OpenSearchIndex {
     /// The claim for so long from now on; `Busy` when another has it.
@@ -30,24 +40,35 @@ impl OpenSearchIndex {
         if self.fences().await?.is_none() {
             self.make_claim_index(rebuild).await?;
         }
-        self.write_claim(rebuild, lease).await?;
-        if !self.has_fence(rebuild).await? {
-            self.move_fence(rebuild).await?;
-            // Whoever was frozen in front of the move may have taken the fence from somebody who claimed meanwhile. That
-            // one moves it back with its next renewal, if it did not end; this one hears here that it has no claim.
-            self.write_claim(rebuild, lease).await?;
-        }
-        Ok(())
+        let params = json!({ "holder": rebuild, "lease": milliseconds(lease) });
+        self.write(CLAIM, &params, Some(json!({}))).await?;
+        self.hold_fence(rebuild, lease).await
+    }
+
+    /// The claim for so long from now on, if nobody else has had it since; `Busy` else.
+    pub(super) async fn renew_claim(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+        self.extend_claim(rebuild, lease).await?;
+        self.hold_fence(rebuild, lease).await
     }
 
     /// The fence stays: it is moved from one rebuild to the next, and never from nobody.
     pub(super) async fn end_claim(&self, rebuild: Uuid) -> Result<(), RebuildError> {
-        let script = json!({ "source": RELEASE, "params": { "holder": rebuild } });
-        let path = format!("/{}/_update/rebuild?retry_on_conflict=3", self.claims());
-        match self.0.client.call(Method::Post, &path, Some(json!({ "script": script }))).await {
-            Err(missing) if missing.status() == Some(404) => Ok(()),
-            answer => answer.map(drop).map_err(store_error),
+        match self.write(RELEASE, &json!({ "holder": rebuild }), None).await {
+            Err(busy) if busy.kind() == RebuildErrorKind::Busy => Ok(()),
+            answer => answer,
         }
+    }
+
+    /// Notes that this number is used, before anything is there under it.
+    pub(super) async fn note_number(&self, generation: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
+        self.write(BEGIN, &json!({ "holder": rebuild, "number": generation.get() }), None).await
+    }
+
+    /// The highest number that a rebuild ever used.
+    pub(super) async fn highest_number(&self) -> Result<Option<Generation>, RebuildError> {
+        let answer = self.ask(&format!("/{}/_doc/rebuild", self.claims())).await?;
+        let number = answer["_source"]["highest"].as_u64().and_then(|number| u32::try_from(number).ok());
+        Ok(number.and_then(Generation::new))
     }
 
     /// For what OpenSearch cannot do in one step with a look at the fence.
@@ -68,14 +89,32 @@ impl OpenSearchIndex {
         }
     }
 
-    async fn write_claim(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
-        let lease = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX / 2);
-        let script = json!({ "source": CLAIM, "params": { "holder": rebuild, "lease": lease } });
-        let body = json!({ "scripted_upsert": true, "upsert": {}, "script": script });
+    async fn extend_claim(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+        self.write(RENEW, &json!({ "holder": rebuild, "lease": milliseconds(lease) }), None).await
+    }
+
+    /// Moves the fence to the rebuild that the document names.
+    async fn hold_fence(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+        if self.has_fence(rebuild).await? {
+            return Ok(());
+        }
+        self.move_fence(rebuild).await?;
+        // Whoever was frozen in front of the move may have taken the fence from somebody who claimed meanwhile. That one
+        // moves it back with its next renewal, if it did not end; this one hears here that it has no claim.
+        self.extend_claim(rebuild, lease).await
+    }
+
+    /// Runs a script on the document, which need not be there with an `upsert`; `Busy` when it leaves that alone.
+    async fn write(&self, source: &str, params: &Value, upsert: Option<Value>) -> Result<(), RebuildError> {
+        let mut body = json!({ "script": { "source": source, "params": params } });
+        if let Some(upsert) = upsert {
+            body["scripted_upsert"] = json!(true);
+            body["upsert"] = upsert;
+        }
         let path = format!("/{}/_update/rebuild?retry_on_conflict=3", self.claims());
         match self.0.client.call(Method::Post, &path, Some(body)).await {
             Ok(answer) if answer["result"] == "noop" => Err(self.busy()),
-            Err(conflict) if conflict.status() == Some(409) => Err(self.busy()),
+            Err(refused) if matches!(refused.status(), Some(404 | 409)) => Err(self.busy()),
             answer => answer.map(drop).map_err(store_error),
         }
     }
@@ -99,7 +138,9 @@ impl OpenSearchIndex {
             "settings": { "number_of_shards": 1, "number_of_replicas": 0 },
             "mappings": {
                 "dynamic": "strict",
-                "properties": { "holder": { "type": "keyword" }, "held_until": { "type": "date" } },
+                "properties": {
+                    "holder": { "type": "keyword" }, "held_until": { "type": "date" }, "highest": { "type": "long" },
+                },
             },
             "aliases": { (self.fence_of(rebuild)): {} },
         });
@@ -136,4 +177,8 @@ impl OpenSearchIndex {
         );
         RebuildError::new(RebuildErrorKind::Busy, message)
     }
+}
+
+fn milliseconds(lease: Duration) -> u64 {
+    u64::try_from(lease.as_millis()).unwrap_or(u64::MAX / 2)
 }

@@ -49,7 +49,7 @@ impl Scene {
 
     async fn has_two_generations(&self) {
         let state = self.elsewhere.state().await.expect("state");
-        assert_eq!(state, State { live: Generation::FIRST, building: Some(second()) });
+        assert_eq!(state, State { live: Generation::FIRST, building: Some(second()), next: second().next() });
         let before = self.elsewhere.before(second().next()).await.expect("before");
         assert_eq!(before.len(), 2, "{before:?}");
     }
@@ -77,7 +77,7 @@ async fn of_two_rebuilds_one_has_the_index() {
     assert_eq!(kind(elsewhere.claim(*they, LONG).await), RebuildErrorKind::Busy);
     scene.can_change_nothing(elsewhere, *they).await;
     elsewhere.release(*they).await.expect("nothing to release");
-    index.claim(*it, LONG).await.expect("renewed");
+    index.renew(*it, LONG).await.expect("renewed");
     assert_eq!(kind(elsewhere.claim(*they, LONG).await), RebuildErrorKind::Busy);
     index.release(*it).await.expect("released");
     elsewhere.claim(*they, LONG).await.expect("nobody has it");
@@ -90,7 +90,7 @@ async fn of_two_rebuilds_one_has_the_index() {
         elsewhere.discard(second(), *they).await.expect("not the live one");
     }
     let state = elsewhere.state().await.expect("state");
-    assert_eq!(state, State { live: second(), building: None });
+    assert_eq!(state, State { live: second(), building: None, next: second().next() });
     assert!(elsewhere.before(second()).await.expect("before").is_empty());
     scene.tear_down().await;
 }
@@ -100,14 +100,55 @@ async fn of_two_rebuilds_one_has_the_index() {
 async fn a_claim_that_ended_is_worth_nothing() {
     let scene = Scene::new().await;
     let Scene { index: frozen, elsewhere, it, they } = &scene;
-    frozen.claim(*it, Duration::ZERO).await.expect("up to now");
+    frozen.renew(*it, Duration::ZERO).await.expect("up to now");
     elsewhere.claim(*they, LONG).await.expect("nobody renews it");
     assert_eq!(kind(frozen.claim(*it, LONG).await), RebuildErrorKind::Busy);
+    assert_eq!(kind(frozen.renew(*it, LONG).await), RebuildErrorKind::Busy);
     scene.can_change_nothing(frozen, *it).await;
     frozen.release(*it).await.expect("nothing to release");
     assert_eq!(kind(frozen.claim(*it, LONG).await), RebuildErrorKind::Busy, "it released nothing");
     elsewhere.discard(second(), *they).await.expect("discard");
     assert_eq!(elsewhere.state().await.expect("state").building, None);
+    scene.tear_down().await;
+}
+
+/// One that ended is renewed while nobody else came; but whoever was there in between, and is gone, has changed what this
+/// one knows.
+#[tokio::test]
+async fn a_renewal_does_not_pass_over_another_claim() {
+    let scene = Scene::new().await;
+    let Scene { index: frozen, elsewhere, it, they } = &scene;
+    frozen.renew(*it, Duration::ZERO).await.expect("up to now");
+    frozen.renew(*it, LONG).await.expect("nobody came");
+    assert_eq!(kind(elsewhere.claim(*they, LONG).await), RebuildErrorKind::Busy, "it counts anew");
+    frozen.renew(*it, Duration::ZERO).await.expect("up to now");
+    elsewhere.claim(*they, LONG).await.expect("nobody renews it");
+    elsewhere.release(*they).await.expect("released");
+    assert_eq!(kind(frozen.renew(*it, LONG).await), RebuildErrorKind::Busy);
+    scene.can_change_nothing(frozen, *it).await;
+    assert_eq!(kind(elsewhere.renew(*they, LONG).await), RebuildErrorKind::Busy, "it was released");
+    scene.tear_down().await;
+}
+
+/// What reads under the name of a number remembers where it was, though nothing else is left of the generation.
+#[tokio::test]
+async fn no_number_is_used_twice() {
+    let scene = Scene::new().await;
+    let Scene { index, elsewhere, it, they } = &scene;
+    let (third, fourth) = (second().next(), second().next().next());
+    assert_eq!(prepare(index, third, Some(*it)).await.expect("prepare"), Stage::Building);
+    let state = elsewhere.state().await.expect("state");
+    assert_eq!(state, State { live: Generation::FIRST, building: Some(third), next: fourth });
+    let written = format!("/_alias/{}", index.written_through(second()));
+    assert!(elsewhere.ask(&written).await.expect("an answer").is_null(), "nobody goes on writing to the second");
+    assert_eq!(kind(prepare(index, second(), Some(*it)).await), RebuildErrorKind::Store);
+    index.discard(second(), *it).await.expect("discard");
+    index.discard(third, *it).await.expect("discard");
+    assert_eq!(kind(prepare(index, third, Some(*it)).await), RebuildErrorKind::Store);
+    index.release(*it).await.expect("released");
+    elsewhere.claim(*they, LONG).await.expect("nobody has it");
+    let state = elsewhere.state().await.expect("state");
+    assert_eq!(state, State { live: Generation::FIRST, building: None, next: fourth });
     scene.tear_down().await;
 }
 
@@ -117,13 +158,13 @@ async fn a_claim_that_ended_is_worth_nothing() {
 async fn a_fence_that_was_taken_too_late_comes_back() {
     let scene = Scene::new().await;
     let Scene { index: frozen, elsewhere, it, they } = &scene;
-    frozen.claim(*it, Duration::ZERO).await.expect("up to now");
+    frozen.renew(*it, Duration::ZERO).await.expect("up to now");
     elsewhere.claim(*they, LONG).await.expect("nobody renews it");
     frozen.move_fence(*it).await.expect("moved");
-    assert_eq!(kind(frozen.claim(*it, LONG).await), RebuildErrorKind::Busy);
+    assert_eq!(kind(frozen.renew(*it, LONG).await), RebuildErrorKind::Busy);
     assert_eq!(kind(elsewhere.swap(second(), *they).await), RebuildErrorKind::Busy);
     scene.has_two_generations().await;
-    elsewhere.claim(*they, LONG).await.expect("renewed");
+    elsewhere.renew(*they, LONG).await.expect("renewed");
     scene.can_change_nothing(frozen, *it).await;
     elsewhere.swap(second(), *they).await.expect("swap");
     assert_eq!(elsewhere.state().await.expect("state").live, second());

@@ -3,11 +3,13 @@
 //! Generation `n` is the index `{alias}-v{n}`. Queries go to `{alias}`, which a swap moves in one request together with
 //! the aliases that the generations are written through: what still writes to an older one finds no index any more.
 //!
-//! A swap or a drop does nothing unless its rebuild has the [claim](super::claim), in one step with what it does. An index
+//! A swap or a drop does nothing unless its rebuild has the [claim](super::claim), in one step with what it does; nor does
+//! the step that retires a generation that was being built, by taking the alias away that it is written through. An index
 //! is made behind a look at the claim, in two steps: a rebuild that was frozen in between may make one, empty, which the
-//! next rebuild goes on with.
+//! next rebuild goes on with. Its number stands with the claim by then, and is not used again when it is gone: that index,
+//! `{alias}-claim`, is to be kept for as long as there are consumers with such numbers in their names.
 
-use std::{cmp::Ordering, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use opensearch::http::Method;
@@ -28,6 +30,17 @@ pub(super) struct OneGeneration {
     generation: Generation,
 }
 
+/// What the indexes and their aliases say.
+struct Known {
+    live: Generation,
+    /// Those that are written and were never live.
+    being_built: Vec<Generation>,
+    /// The highest number that was ever used.
+    highest: Generation,
+    /// Those of which there is an index.
+    all: Vec<Generation>,
+}
+
 #[async_trait]
 impl VersionedStore for OneGeneration {
     async fn write(&self, writes: &[VersionedWrite]) -> Result<Vec<Written>, StoreError> {
@@ -42,19 +55,20 @@ impl Generations for OpenSearchIndex {
     }
 
     async fn state(&self) -> Result<State, RebuildError> {
-        let live = self.behind(&self.0.alias).await?.into_iter().max().unwrap_or(Generation::FIRST);
-        let written = self.behind(&format!("{}-v*-write", self.0.alias)).await?;
-        Ok(State { live, building: written.into_iter().filter(|generation| *generation > live).max() })
+        let Known { live, being_built, highest, .. } = self.known().await?;
+        Ok(State { live, building: being_built.into_iter().max(), next: highest.next() })
     }
 
     async fn before(&self, generation: Generation) -> Result<Vec<Generation>, RebuildError> {
-        let indexes = format!("/{}-v*/_alias", self.0.alias);
-        let all = self.ask(&indexes).await?;
-        Ok(self.generations(&all).into_iter().filter(|known| *known < generation).collect())
+        Ok(self.known().await?.all.into_iter().filter(|known| *known < generation).collect())
     }
 
     async fn claim(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
         self.take_claim(rebuild, lease).await
+    }
+
+    async fn renew(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+        self.renew_claim(rebuild, lease).await
     }
 
     async fn release(&self, rebuild: Uuid) -> Result<(), RebuildError> {
@@ -69,19 +83,29 @@ impl Generations for OpenSearchIndex {
             self.check_claim(rebuild).await?;
         }
         // Behind the claim: whoever had it before swaps no more.
-        match self.state().await?.live.cmp(&generation) {
-            Ordering::Less => {}
-            Ordering::Equal => return Ok(Stage::Live),
-            Ordering::Greater => {
-                let message =
-                    format!("generation {generation} of {} is retired and cannot be built again", self.0.alias);
-                return Err(RebuildError::new(RebuildErrorKind::Store, message));
-            }
+        let Known { live, being_built, highest, .. } = self.known().await?;
+        if generation == live {
+            return Ok(Stage::Live);
         }
-        let index = self.index_of(generation);
-        if !self.ask(&format!("/{index}/_alias")).await?.is_null() {
+        if being_built.contains(&generation) {
             return Ok(Stage::Building);
         }
+        if generation <= highest {
+            let message = format!("generation {generation} of {} is retired and cannot be built again", self.0.alias);
+            return Err(RebuildError::new(RebuildErrorKind::Store, message));
+        }
+        let Some(rebuild) = rebuild else {
+            let message =
+                format!("generation {generation} of {} is not there, and only a rebuild makes it", self.0.alias);
+            return Err(RebuildError::new(RebuildErrorKind::Store, message));
+        };
+        if !being_built.is_empty() {
+            let written = being_built.into_iter().map(|begun| (self.index_of(begun), self.written_through(begun)));
+            let retire = written.map(|(index, alias)| json!({ "remove": { "index": index, "alias": alias } }));
+            self.change(rebuild, retire.collect()).await?;
+        }
+        self.note_number(generation, rebuild).await?;
+        let index = self.index_of(generation);
         let aliases = json!({ (self.written_through(generation)): {} });
         let definition = mapping::definition(&aliases, self.0.log);
         match self.0.client.call(Method::Put, &format!("/{index}"), Some(definition)).await {
@@ -122,6 +146,18 @@ impl Generations for OpenSearchIndex {
 impl OpenSearchIndex {
     pub(super) fn generation(&self, generation: Generation) -> OneGeneration {
         OneGeneration { index: self.clone(), generation }
+    }
+
+    async fn known(&self) -> Result<Known, RebuildError> {
+        let indexes = self.ask(&format!("/{}-v*/_alias", self.0.alias)).await?;
+        let all = self.generations(&indexes);
+        let has = |generation, alias: &str| indexes[self.index_of(generation)]["aliases"].get(alias).is_some();
+        let live = all.iter().copied().filter(|known| has(*known, &self.0.alias)).max().unwrap_or(Generation::FIRST);
+        let is_written = |known: &Generation| *known > live && has(*known, &self.written_through(*known));
+        let being_built = all.iter().copied().filter(is_written).collect();
+        let noted = self.highest_number().await?;
+        let highest = all.iter().copied().chain(noted).max().unwrap_or(live).max(live);
+        Ok(Known { live, being_built, highest, all })
     }
 
     /// The generations that an alias, or several by a pattern, stand for.

@@ -27,18 +27,42 @@ struct Label {
     incarnation: String,
 }
 
+/// Why an index cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Misfit {
+    #[error("there is none that was finished")]
+    Missing,
+    #[error("it was made by another version")]
+    AnotherVersion,
+    #[error("it was made from another log")]
+    AnotherLog,
+    #[error("it cannot be read")]
+    Unreadable(#[source] TantivyError),
+}
+
 /// Opens what fits, and replaces what does not.
 pub(super) fn open(directory: &Path, log: LogId) -> Result<Opened, TantivyError> {
-    if let Some(label) = label(directory)
-        && label.schema == SCHEMA
-        && label.log == log.0
-    {
-        match Index::open_in_dir(directory) {
-            Ok(index) => return Ok(Opened { index, incarnation: label.incarnation }),
-            Err(error) => tracing::warn!(%error, "the search index cannot be opened; it is made anew from the log"),
+    match open_fitting(directory, log) {
+        Ok(opened) => return Ok(opened),
+        Err(Misfit::Unreadable(error)) => {
+            tracing::warn!(%error, "the search index cannot be opened; it is made anew from the log");
         }
+        Err(_) => {}
     }
     begin(directory, log)
+}
+
+/// Opens what fits, and leaves what does not as it is.
+pub(super) fn open_fitting(directory: &Path, log: LogId) -> Result<Opened, Misfit> {
+    let label = label(directory).ok_or(Misfit::Missing)?;
+    if label.schema != SCHEMA {
+        return Err(Misfit::AnotherVersion);
+    }
+    if label.log != log.0 {
+        return Err(Misfit::AnotherLog);
+    }
+    let index = Index::open_in_dir(directory).map_err(Misfit::Unreadable)?;
+    Ok(Opened { index, incarnation: label.incarnation })
 }
 
 fn begin(directory: &Path, log: LogId) -> Result<Opened, TantivyError> {

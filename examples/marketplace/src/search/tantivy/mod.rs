@@ -19,7 +19,11 @@ use outbox_core::{
 use outbox_projector::external::PositionedProjection;
 use tantivy::{Index, IndexReader, ReloadPolicy, TantivyError};
 
-use self::{directory::Opened, fields::Fields, write::Writer};
+use self::{
+    directory::{Misfit, Opened},
+    fields::Fields,
+    write::Writer,
+};
 use super::{CONSUMER, Found, SearchError, SearchIndex, SearchQuery, TutorDocuments};
 
 /// Cloning shares the index.
@@ -41,6 +45,11 @@ impl TantivyIndex {
     /// program that indexed differently, or when it is of another log.
     pub(crate) fn open(directory: &Path, log: LogId) -> Result<Self, TantivyError> {
         Self::of(directory::open(directory, log)?, log)
+    }
+
+    /// Opens the index of a log as [`open`](Self::open) does, but begins none: what does not fit stays as it is.
+    pub(crate) fn open_fitting(directory: &Path, log: LogId) -> Result<Self, Misfit> {
+        Self::of(directory::open_fitting(directory, log)?, log).map_err(Misfit::Unreadable)
     }
 
     fn of(opened: Opened, log: LogId) -> Result<Self, TantivyError> {

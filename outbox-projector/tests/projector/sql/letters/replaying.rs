@@ -1,7 +1,16 @@
 //! Replays that fail, that are tried only, and that meet each other.
 
-use outbox_core::testing::Sequencer;
-use outbox_projector::sql::{BlockedKeys, Handler, LetterFilter, Letters, Replay};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use outbox_core::{
+    event::ReceivedEvent,
+    profile::{CodecError, Decoder, RawPayload},
+    projection::DeadLetter,
+    source::{Partition, RawRecord},
+    testing::{Sequencer, number_of},
+};
+use outbox_projector::sql::{BlockedKeys, Handler, LetterFilter, Letters, Replay, Series};
 
 use super::{counts, keeping, key_of, list, rejected, replay, step};
 use crate::sql::{
@@ -17,6 +26,7 @@ on_every_database!(
     a_dry_run_says_what_would_happen_and_changes_nothing,
     two_replays_at_once_apply_once,
     a_letter_that_another_decoder_wrote_is_not_misread,
+    a_record_that_raw_payload_wrote_is_read_by_the_decoder_that_is_given,
     letters_are_listed_by_key_and_cause_from_either_end,
 );
 
@@ -110,6 +120,45 @@ where
     assert!(replayed.keys[0].error.as_ref().is_some_and(|error| error.contains("decode")), "{replayed:?}");
     assert_eq!(counts(&replay(&projection, Letters::All).await), (1, 0));
     assert_eq!(database.model().await.list("a"), [1]);
+}
+
+/// Adds a hundred.
+struct Mended;
+
+impl Decoder for Mended {
+    fn decode(
+        &self,
+        key: Option<&Bytes>,
+        payload: Option<&Bytes>,
+        headers: &[(Arc<str>, Bytes)],
+    ) -> Result<ReceivedEvent, CodecError> {
+        let mut read = RawPayload.decode(key, payload, headers)?;
+        let number = number_of(&read.event).map(|n| n + 100);
+        read.event.payload = Some(serde_json::json!({ "n": number }).to_string().into());
+        Ok(read)
+    }
+}
+
+async fn a_record_that_raw_payload_wrote_is_read_by_the_decoder_that_is_given<DB: TestDatabase>(database: &Database<DB>)
+where
+    ReadModel: Handler<DB>,
+{
+    let log = Sequencer::default();
+    let (of_a_topic, of_a_log) = (received(&log, "a", 1), received(&log, "b", 2));
+    let projection = keeping(database, BlockedKeys::Pass, &ReadModel::default());
+    let from_the_log =
+        |event: &ReceivedEvent| DeadLetter::rejected(&Partition::new("log/1"), event.clone(), None, "it is bad", 1);
+    let DeadLetter { key, payload, headers, .. } = from_the_log(&of_a_topic);
+    let raw = RawRecord { offset: 0, key, payload, headers };
+    let letter = DeadLetter::rejected(&Partition::new("p"), of_a_topic.clone(), Some(raw), "it is bad", 1);
+    step(&projection, "1", &[], &[letter, from_the_log(&of_a_log)]).await.expect("apply");
+
+    let report = replay(&projection, Letters::Key(Series::of_received(&of_a_topic))).await;
+    assert_eq!(counts(&report), (0, 1), "the default decoder cannot read it");
+    let mended = Replay::of(Letters::All).decoder(Arc::new(Mended));
+    let report = projection.dead_letters().replay(&mended).await.expect("replay");
+    assert_eq!(counts(&report), (2, 0));
+    assert_eq!((database.model().await.list("a"), database.model().await.list("b")), (vec![101], vec![2]));
 }
 
 async fn letters_are_listed_by_key_and_cause_from_either_end<DB: TestDatabase>(database: &Database<DB>)

@@ -65,10 +65,11 @@ where
     for other in [&elsewhere.generations, frozen] {
         let they = Uuid::now_v7();
         assert_eq!(kind(other.claim(they, LONG).await), RebuildErrorKind::Busy);
-        frozen.claim(it, Duration::ZERO).await.expect("once more, up to now");
+        frozen.renew(it, Duration::ZERO).await.expect("once more, up to now");
 
         other.claim(they, LONG).await.expect("nobody renews it");
         assert_eq!(kind(frozen.claim(it, LONG).await), RebuildErrorKind::Busy);
+        assert_eq!(kind(frozen.renew(it, LONG).await), RebuildErrorKind::Busy);
         assert_eq!(kind(frozen.prepare(third, Some(it)).await), RebuildErrorKind::Busy);
         assert_eq!(kind(frozen.swap(second, it).await), RebuildErrorKind::Busy);
         assert_eq!(kind(frozen.discard(second, it).await), RebuildErrorKind::Busy);
@@ -79,12 +80,43 @@ where
 
         other.release(they).await.expect("release");
         assert_eq!(kind(frozen.swap(second, it).await), RebuildErrorKind::Busy, "nobody has it");
+        assert_eq!(kind(frozen.renew(it, LONG).await), RebuildErrorKind::Busy, "it lost what it had");
         frozen.claim(it, LONG).await.expect("nobody has it");
     }
     frozen.swap(second, it).await.expect("swap");
     frozen.discard(Generation::FIRST, it).await.expect("discard");
     frozen.release(it).await.expect("release");
     assert_eq!(DB::count(&database.pool, "projector_rebuild").await, 0);
+}
+
+/// One that ended is renewed while nobody else came. But whoever was there in between, and is gone, has swapped what this
+/// one goes on to remove.
+async fn a_renewal_does_not_pass_over_another_claim<DB: Seen>(database: &Database<DB>)
+where
+    SumsOf: Handler<DB>,
+{
+    let (scene, elsewhere) = (Scene::new(database), Scene::new(database).generations);
+    let frozen = &scene.generations;
+    let (second, it) = scene.two_generations().await;
+    let they = Uuid::now_v7();
+    let projection = frozen.projection(second, Stage::Building);
+    let (partition, to) = (Partition::new("p"), SourcePosition::from_text("1"));
+    let events = [received(&Sequencer::default(), "key", 1)];
+    projection.apply(Step::new(&partition, None, &to, &events)).await.expect("apply");
+
+    frozen.renew(it, Duration::ZERO).await.expect("up to now");
+    frozen.renew(it, LONG).await.expect("nobody came");
+    assert_eq!(kind(elsewhere.claim(they, LONG).await), RebuildErrorKind::Busy, "it counts anew");
+    frozen.renew(it, Duration::ZERO).await.expect("up to now");
+    elsewhere.claim(they, LONG).await.expect("nobody renews it");
+    elsewhere.swap(second, they).await.expect("swap");
+    elsewhere.release(they).await.expect("released");
+    assert_eq!(kind(frozen.renew(it, LONG).await), RebuildErrorKind::Busy);
+    assert_eq!(kind(frozen.discard(second, it).await), RebuildErrorKind::Busy);
+    assert_eq!(kind(frozen.discard(Generation::FIRST, it).await), RebuildErrorKind::Busy);
+    assert_eq!(DB::seen(&scene.pool).await, (1, 1, 1));
+    assert_eq!(DB::count(&database.pool, "projector_position").await, 1);
+    assert_eq!(kind(elsewhere.renew(they, LONG).await), RebuildErrorKind::Busy, "it was released");
 }
 
 /// Who runs the live generation creates the first one, and begins no other.
@@ -117,6 +149,7 @@ where
 on_every_database!(
     of_two_rebuilds_one_is_refused,
     a_claim_that_ended_is_worth_nothing,
+    a_renewal_does_not_pass_over_another_claim,
     only_a_rebuild_begins_a_generation,
     tables_that_are_missing_are_no_outage,
 );

@@ -2,41 +2,57 @@
 
 use super::*;
 
-/// Wherever a discard ends, nobody goes on with what it left, and the generation begins empty.
+/// Wherever a discard ends, nobody goes on with what it left, under that number or another, and what is left goes when
+/// another generation is live.
 async fn a_discard_that_was_interrupted_leaves_nothing_behind<DB: Seen>(database: &Database<DB>)
 where
     SumsOf: Handler<DB>,
 {
     let scene = Scene::new(database);
     let generations = &scene.generations;
-    let (second, rebuild) = scene.two_generations().await;
-    let projection = generations.projection(second, Stage::Building);
+    let (mut generation, rebuild) = scene.two_generations().await;
     let (partition, to) = (Partition::new("p"), SourcePosition::from_text("1"));
     let events = [received(&Sequencer::default(), "key", 1)];
     let (mut wakes, mut is_done, mut half) = (0, false, 0);
     while !is_done {
-        let applied = projection.apply(Step::new(&partition, None, &to, &events)).await.expect("apply");
-        assert_eq!(applied.applied, 1, "nothing tells that it came before");
-        is_done = is_done_within(wakes, generations.discard(second, rebuild)).await;
+        let projection = generations.projection(generation, Stage::Building);
+        projection.apply(Step::new(&partition, None, &to, &events)).await.expect("apply");
+        is_done = is_done_within(wakes, generations.discard(generation, rebuild)).await;
         wakes += 1;
         // A commit that nobody waits for any more may still be under way: this waits for its end.
-        generations.prepare(Generation::FIRST, None).await.expect("prepare");
-        let building = generations.state().await.expect("state").building;
+        generations.prepare(Generation::FIRST, Some(rebuild)).await.expect("prepare");
+        let state = generations.state().await.expect("state");
+        assert_eq!(state.next, generation.next());
         let position = projection.position(&partition).await;
-        if building.is_some() {
+        if state.building.is_some() {
             assert_eq!(position.expect("as it was"), Some(to.clone()));
         } else {
-            half += usize::from(position.is_err_and(|error| error.kind() == ProjectionErrorKind::Retired));
+            half += usize::from(!is_done && position.is_err_and(|error| error.kind() == ProjectionErrorKind::Retired));
+            let again = generations.prepare(generation, Some(rebuild)).await.expect_err("it was used");
+            assert_eq!(again.kind(), RebuildErrorKind::Store);
         }
-        assert_eq!(generations.prepare(second, Some(rebuild)).await.expect("prepare"), Stage::Building);
-        if building.is_some() {
-            generations.discard(second, rebuild).await.expect("discard");
-            generations.prepare(second, Some(rebuild)).await.expect("prepare");
+        generation = state.next;
+        assert_eq!(generations.prepare(generation, Some(rebuild)).await.expect("prepare"), Stage::Building);
+        assert_eq!(generations.state().await.expect("state").building, Some(generation));
+        if state.building.is_some() {
+            let retired = projection.position(&partition).await.expect_err("another is built");
+            assert_eq!(retired.kind(), ProjectionErrorKind::Retired);
         }
     }
     assert!(half > 0, "it was never dropped half-way");
+    let projection = generations.projection(generation, Stage::Building);
     projection.apply(Step::new(&partition, None, &to, &events)).await.expect("apply");
-    generations.swap(second, rebuild).await.expect("swap");
+    generations.swap(generation, rebuild).await.expect("swap");
+    assert_eq!(DB::seen(&scene.pool).await, (1, 1, 1));
+    let olds = generations.before(generation).await.expect("before");
+    assert!(olds.len() > half, "the first one and what was interrupted: {olds:?}");
+    for old in olds {
+        generations.discard(old, rebuild).await.expect("discard");
+    }
+    assert!(generations.before(generation).await.expect("before").is_empty());
+    for table in ["projector_position", "projector_watermark"] {
+        assert_eq!(DB::count(&database.pool, table).await, 1, "{table}");
+    }
     assert_eq!(DB::seen(&scene.pool).await, (1, 1, 1));
 }
 

@@ -37,7 +37,9 @@ async fn a_claim_waits_for_no_drop() {
 
     let other = within("an answer", scene.generations.claim(Uuid::now_v7(), Duration::from_secs(15))).await;
     assert_eq!(other.expect_err("refused").kind(), RebuildErrorKind::Busy);
-    within("an answer", scene.generations.claim(rebuild, Duration::from_secs(15))).await.expect("renewed");
+    within("an answer", scene.generations.renew(rebuild, Duration::from_secs(15))).await.expect("renewed");
+    let live = within("an answer", scene.generations.prepare(second, None)).await;
+    assert_eq!(live.expect("whoever goes over to it does not wait"), Stage::Live);
     assert!(!dropping.is_finished());
     query.rollback().await.expect("rollback");
     within("the drop", dropping).await.expect("no panic").expect("dropped");
@@ -110,7 +112,7 @@ async fn a_swap_that_ends_under_another_claim_is_a_swap() {
         let held = SqlGenerations::new(database.pool.clone(), name, Held).expect("a short name");
         let swapping = tokio::spawn(async move { held.swap(second, frozen).await });
         until_sessions(&database.pool, "it swaps", 1, "wait_event_type = 'Lock'").await;
-        scene.generations.claim(frozen, Duration::ZERO).await.expect("once more, up to now");
+        scene.generations.renew(frozen, Duration::ZERO).await.expect("once more, up to now");
 
         let rebuild = if is_afresh { scene.rebuild().afresh() } else { scene.rebuild() };
         let rebuilding = tokio::spawn(rebuild.run(std::future::pending()));

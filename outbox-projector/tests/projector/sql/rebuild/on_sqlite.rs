@@ -39,7 +39,7 @@ async fn a_claim_is_renewed_between_two_steps() {
     for _ in 0..20 {
         within("a step", progress.changed()).await.expect("it goes on");
         let before = *progress.borrow_and_update();
-        within("an answer", scene.generations.claim(rebuild, Duration::from_secs(15))).await.expect("renewed");
+        within("an answer", scene.generations.renew(rebuild, Duration::from_secs(15))).await.expect("renewed");
         let waited_for = *progress.borrow_and_update() - before;
         assert!(waited_for <= 50, "{waited_for} steps: without its turn it waited for hundreds");
     }
@@ -54,10 +54,57 @@ async fn a_claim_counts_anew_from_the_end_of_a_discard() {
     let database = fresh::<Sqlite>().await;
     let scene = Scene::new(&database);
     let (second, rebuild) = scene.two_generations().await;
-    scene.generations.claim(rebuild, Duration::ZERO).await.expect("up to now");
+    scene.generations.renew(rebuild, Duration::ZERO).await.expect("up to now");
     scene.generations.discard(second, rebuild).await.expect("discard");
     let other = scene.generations.claim(Uuid::now_v7(), LONG).await;
     assert_eq!(other.expect_err("refused").kind(), RebuildErrorKind::Busy);
+    database.tear_down().await;
+}
+
+/// Rows under the name of the second generation.
+async fn keep(database: &Database<Sqlite>, rows: i64) {
+    let sql = "INSERT INTO projector_watermark (projection, log_id, aggregate_type, ordering_key, sequence) \
+               WITH RECURSIVE keys(key) AS (SELECT 1 UNION ALL SELECT key + 1 FROM keys WHERE key < $1) \
+               SELECT 'sums.g2', 'log', 'Tutor', key, 1 FROM keys";
+    sqlx::query(sql).bind(rows).execute(&database.pool).await.expect("rows");
+}
+
+/// What another would do at the worst moment, in the middle of a piece.
+async fn when_rows_go(database: &Database<Sqlite>, change: &str) {
+    let sql = format!("CREATE TRIGGER meanwhile AFTER DELETE ON projector_watermark BEGIN {change}; END");
+    sqlx::query(AssertSqlSafe(sql)).execute(&database.pool).await.expect("a trigger");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_piece_without_a_claim_at_its_end_is_undone() {
+    const KEYS: i64 = 6_000;
+    for change in ["UPDATE projector_rebuild SET holder = 'another'", "DELETE FROM projector_rebuild"] {
+        let database = fresh::<Sqlite>().await;
+        let scene = Scene::new(&database);
+        let (second, rebuild) = scene.two_generations().await;
+        keep(&database, KEYS).await;
+        when_rows_go(&database, change).await;
+        let refused = scene.generations.discard(second, rebuild).await.expect_err("refused");
+        assert_eq!(refused.kind(), RebuildErrorKind::Busy, "{change}");
+        assert_eq!(database.count("projector_watermark").await, KEYS, "{change}");
+        assert_eq!(database.count("projector_rebuild").await, 1, "{change}");
+        database.tear_down().await;
+    }
+}
+
+/// Each piece looks what the generation is by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_piece_of_what_is_not_retired_removes_nothing() {
+    const KEYS: i64 = 12_000;
+    const A_PIECE: i64 = 5_000;
+    let database = fresh::<Sqlite>().await;
+    let scene = Scene::new(&database);
+    let (second, rebuild) = scene.two_generations().await;
+    keep(&database, KEYS).await;
+    when_rows_go(&database, "UPDATE projector_generation SET stage = 'live' WHERE generation = 2").await;
+    scene.generations.discard(second, rebuild).await.expect("what it may");
+    assert_eq!(database.count("projector_watermark").await, KEYS - A_PIECE);
+    assert_eq!(scene.generations.state().await.expect("state").live, second);
     database.tear_down().await;
 }
 
@@ -68,17 +115,14 @@ async fn a_claim_is_renewed_in_the_middle_of_a_discard() {
     let database = fresh::<Sqlite>().await;
     let scene = Scene::new(&database);
     let (second, rebuild) = scene.two_generations().await;
-    let sql = "INSERT INTO projector_watermark (projection, log_id, aggregate_type, ordering_key, sequence) \
-               WITH RECURSIVE keys(key) AS (SELECT 1 UNION ALL SELECT key + 1 FROM keys WHERE key < $1) \
-               SELECT 'sums.g2', 'log', 'Tutor', key, 1 FROM keys";
-    sqlx::query(sql).bind(KEYS).execute(&database.pool).await.expect("rows");
+    keep(&database, KEYS).await;
     let discarding = tokio::spawn({
         let generations = scene.generations.clone();
         async move { generations.discard(second, rebuild).await }
     });
     let mut left = Vec::new();
     while !discarding.is_finished() {
-        within("an answer", scene.generations.claim(rebuild, LONG)).await.expect("renewed");
+        within("an answer", scene.generations.renew(rebuild, LONG)).await.expect("renewed");
         left.push(database.count("projector_watermark").await);
     }
     discarding.await.expect("no panic").expect("discarded");
@@ -149,7 +193,7 @@ async fn a_rebuild_goes_on_after_a_discard_that_was_longer_than_its_claim() {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(12)).await;
     tokio::time::resume();
-    assert_eq!(within("the rebuild", rebuilding).await.expect("no panic").expect("rebuilt"), second);
+    assert_eq!(within("the rebuild", rebuilding).await.expect("no panic").expect("rebuilt"), second.next());
     assert_eq!(Sqlite::seen(&scene.pool).await, (KEYS, (0..100).sum::<i64>(), 100));
     database.tear_down().await;
 }
