@@ -131,13 +131,14 @@ pub trait Generations: Send + Sync {
     /// claimed the read model since, nobody else has changed anything. Whoever has lost it does not get it back, though
     /// the other has released it by now.
     ///
-    /// The answer should not wait for what another rebuild is doing. Default: it always does.
+    /// The answer should not wait for what another rebuild is doing. Default: claims again, which is right where everybody
+    /// may; a store that keeps claims has to tell the two apart.
     ///
     /// # Errors
     /// [`RebuildErrorKind::Busy`](super::RebuildErrorKind::Busy) when another has claimed the read model since, or this
     /// one released it; see the trait's *Errors*.
-    async fn renew(&self, _rebuild: Uuid, _lease: Duration) -> Result<(), RebuildError> {
-        Ok(())
+    async fn renew(&self, rebuild: Uuid, lease: Duration) -> Result<(), RebuildError> {
+        self.claim(rebuild, lease).await
     }
 
     /// Ends a claim before its time. Does nothing when another has it by now. Default: nothing.
@@ -155,8 +156,9 @@ pub trait Generations: Send + Sync {
     /// the read model is done. So a store waits here for the end of such a swap.
     ///
     /// # Errors
-    /// [`RebuildErrorKind::Busy`](super::RebuildErrorKind::Busy) when the rebuild does not have the claim; see the
-    /// trait's *Errors*.
+    /// [`RebuildErrorKind::Busy`](super::RebuildErrorKind::Busy) when the rebuild does not have the claim;
+    /// [`RebuildErrorKind::Unavailable`](super::RebuildErrorKind::Unavailable) when another has retired the generation
+    /// since the state was looked at; see the trait's *Errors*.
     async fn prepare(&self, generation: Generation, rebuild: Option<Uuid>) -> Result<Stage, RebuildError>;
 
     /// The projection into a generation, under a name of its own.

@@ -157,7 +157,10 @@ impl<DB: SqlDatabase> Generations for SqlGenerations<DB> {
             (Some((_, stage)), _) if stage == BUILDING => Stage::Building,
             (Some(_), _) => {
                 let message = format!("generation {generation} of {} is retired and cannot be built again", self.name);
-                return Err(RebuildError::new(RebuildErrorKind::Store, message));
+                // By a rebuild that was under way when this one looked: the next look finds another to go on with.
+                let is_news = rebuild.is_some() && highest(&stages, LIVE).is_some_and(|live| live < generation);
+                let kind = if is_news { RebuildErrorKind::Unavailable } else { RebuildErrorKind::Store };
+                return Err(RebuildError::new(kind, message));
             }
             // Nothing to swap with: the first generation is live as soon as it is there.
             (None, _) if generation == Generation::FIRST && highest(&stages, LIVE).is_none() => {

@@ -135,7 +135,7 @@ impl OpenSearchIndex {
     /// With the fence of whoever makes it first.
     async fn make_claim_index(&self, rebuild: Uuid) -> Result<(), RebuildError> {
         let definition = json!({
-            "settings": { "number_of_shards": 1, "number_of_replicas": 0 },
+            "settings": { "number_of_shards": 1, "auto_expand_replicas": "0-1" },
             "mappings": {
                 "dynamic": "strict",
                 "properties": {

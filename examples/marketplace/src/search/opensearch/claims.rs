@@ -141,10 +141,12 @@ async fn no_number_is_used_twice() {
     assert_eq!(state, State { live: Generation::FIRST, building: Some(third), next: fourth });
     let written = format!("/_alias/{}", index.written_through(second()));
     assert!(elsewhere.ask(&written).await.expect("an answer").is_null(), "nobody goes on writing to the second");
-    assert_eq!(kind(prepare(index, second(), Some(*it)).await), RebuildErrorKind::Store);
+    assert_eq!(kind(prepare(index, second(), Some(*it)).await), RebuildErrorKind::Unavailable, "another is built");
+    assert_eq!(kind(index.swap(second(), *it).await), RebuildErrorKind::Unavailable, "another is built");
+    assert_eq!(elsewhere.state().await.expect("state"), state);
     index.discard(second(), *it).await.expect("discard");
     index.discard(third, *it).await.expect("discard");
-    assert_eq!(kind(prepare(index, third, Some(*it)).await), RebuildErrorKind::Store);
+    assert_eq!(kind(prepare(index, third, Some(*it)).await), RebuildErrorKind::Unavailable, "it was used");
     index.release(*it).await.expect("released");
     elsewhere.claim(*they, LONG).await.expect("nobody has it");
     let state = elsewhere.state().await.expect("state");

@@ -92,7 +92,10 @@ impl Generations for OpenSearchIndex {
         }
         if generation <= highest {
             let message = format!("generation {generation} of {} is retired and cannot be built again", self.0.alias);
-            return Err(RebuildError::new(RebuildErrorKind::Store, message));
+            // By a rebuild that was under way when this one looked: the next look finds another to go on with.
+            let is_news = rebuild.is_some() && generation > live;
+            let kind = if is_news { RebuildErrorKind::Unavailable } else { RebuildErrorKind::Store };
+            return Err(RebuildError::new(kind, message));
         }
         let Some(rebuild) = rebuild else {
             let message =
@@ -125,7 +128,12 @@ impl Generations for OpenSearchIndex {
     async fn swap(&self, to: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
         // Whatever was written is found from the first query on.
         self.call(Method::Post, &format!("/{}/_refresh", self.index_of(to)), None).await?;
-        let mut actions = vec![json!({ "add": { "index": self.index_of(to), "alias": self.0.alias } })];
+        // Taken away and put back, which fails for one that was retired.
+        let written = json!({ "index": self.index_of(to), "alias": self.written_through(to) });
+        let mut own = written.clone();
+        own["must_exist"] = json!(true);
+        let live = json!({ "index": self.index_of(to), "alias": self.0.alias });
+        let mut actions = vec![json!({ "remove": own }), json!({ "add": written }), json!({ "add": live })];
         for old in self.before(to).await? {
             let aliases = [&self.0.alias, &self.written_through(old)];
             actions.push(json!({ "remove": { "index": self.index_of(old), "aliases": aliases, "must_exist": false } }));

@@ -29,7 +29,7 @@ where
         } else {
             half += usize::from(!is_done && position.is_err_and(|error| error.kind() == ProjectionErrorKind::Retired));
             let again = generations.prepare(generation, Some(rebuild)).await.expect_err("it was used");
-            assert_eq!(again.kind(), RebuildErrorKind::Store);
+            assert_eq!(again.kind(), RebuildErrorKind::Unavailable, "whoever looks again finds another");
         }
         generation = state.next;
         assert_eq!(generations.prepare(generation, Some(rebuild)).await.expect("prepare"), Stage::Building);
