@@ -25,6 +25,15 @@ fn begun() -> Arc<Script> {
     script
 }
 
+/// What was begun takes a minute to drop, and the claim is not renewed meanwhile.
+fn begun_and_out_of_reach() -> Arc<Script> {
+    let script = begun();
+    script.grant(1);
+    script.set("claim", Fault::Hangs);
+    script.set("discard", Fault::Takes(60 * SECOND));
+    script
+}
+
 fn afresh(script: &Arc<Script>) -> Running {
     let running = Running::start_as(script.clone(), Rebuild::afresh);
     running.assign(0..1);
@@ -34,10 +43,7 @@ fn afresh(script: &Arc<Script>) -> Running {
 /// A store with one writer renews nothing while it drops a large table.
 #[tokio::test(start_paused = true)]
 async fn a_discard_may_take_longer_than_the_claim() {
-    let script = begun();
-    script.grant(1);
-    script.set("claim", Fault::Hangs);
-    script.set("discard", Fault::Takes(60 * SECOND));
+    let script = begun_and_out_of_reach();
     let running = afresh(&script);
     running.at(50).await;
     script.mend("claim");
@@ -52,10 +58,7 @@ async fn a_discard_may_take_longer_than_the_claim() {
 /// Whoever renews it at last hears whether another was there in the gap: nobody was, and nothing is done again.
 #[tokio::test(start_paused = true)]
 async fn a_gap_in_which_nobody_came_is_none() {
-    let script = begun();
-    script.grant(1);
-    script.set("claim", Fault::Hangs);
-    script.set("discard", Fault::Takes(60 * SECOND));
+    let script = begun_and_out_of_reach();
     let running = afresh(&script);
     running.at(59).await;
     script.mend("claim");
@@ -69,10 +72,7 @@ async fn a_gap_in_which_nobody_came_is_none() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_built_after_a_gap_in_which_another_came() {
-    let script = begun();
-    script.grant(1);
-    script.set("claim", Fault::Hangs);
-    script.set("discard", Fault::Takes(60 * SECOND));
+    let script = begun_and_out_of_reach();
     let running = afresh(&script);
     running.at(59).await;
     script.set("claim", Fault::Fails(RebuildErrorKind::Busy));
@@ -82,10 +82,7 @@ async fn nothing_is_built_after_a_gap_in_which_another_came() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_built_when_a_claim_does_not_come_back() {
-    let script = begun();
-    script.grant(1);
-    script.set("claim", Fault::Hangs);
-    script.set("discard", Fault::Takes(60 * SECOND));
+    let script = begun_and_out_of_reach();
     let running = afresh(&script);
     assert_eq!(running.end().await, (Err(RebuildErrorKind::Lapsed), 65 * SECOND));
     assert!(script.calls("close").is_empty() && script.calls("swap").is_empty());

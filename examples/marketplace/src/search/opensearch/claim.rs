@@ -78,11 +78,8 @@ impl OpenSearchIndex {
 
     /// Does all of this if this rebuild is the one that claimed last, or nothing.
     pub(super) async fn change(&self, rebuild: Uuid, actions: Vec<Value>) -> Result<(), RebuildError> {
-        // Taken away, which fails where it is not there, and put back.
-        let fence = json!({ "index": self.claims(), "alias": self.fence_of(rebuild) });
-        let mut own = fence.clone();
-        own["must_exist"] = json!(true);
-        let fenced: Vec<_> = [json!({ "remove": own }), json!({ "add": fence })].into_iter().chain(actions).collect();
+        let fence = where_it_stands(&self.claims(), &self.fence_of(rebuild));
+        let fenced: Vec<_> = fence.into_iter().chain(actions).collect();
         match self.0.client.call(Method::Post, "/_aliases", Some(json!({ "actions": fenced }))).await {
             Err(missing) if missing.status() == Some(404) && !self.has_fence(rebuild).await? => Err(self.busy()),
             answer => answer.map(drop).map_err(store_error),
@@ -181,4 +178,12 @@ impl OpenSearchIndex {
 
 fn milliseconds(lease: Duration) -> u64 {
     u64::try_from(lease.as_millis()).unwrap_or(u64::MAX / 2)
+}
+
+/// Actions of a request that fails whole where the index does not have the alias: taken away, and put back.
+pub(super) fn where_it_stands(index: &str, alias: &str) -> [Value; 2] {
+    [
+        json!({ "remove": { "index": index, "alias": alias, "must_exist": true } }),
+        json!({ "add": { "index": index, "alias": alias } }),
+    ]
 }

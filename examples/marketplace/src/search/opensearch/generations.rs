@@ -21,7 +21,7 @@ use outbox_projector::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{CallError, OpenSearchIndex, mapping, write};
+use super::{CallError, OpenSearchIndex, claim::where_it_stands, mapping, write};
 use crate::search::{CONSUMER, TutorDocuments};
 
 /// One generation, as a store.
@@ -128,12 +128,9 @@ impl Generations for OpenSearchIndex {
     async fn swap(&self, to: Generation, rebuild: Uuid) -> Result<(), RebuildError> {
         // Whatever was written is found from the first query on.
         self.call(Method::Post, &format!("/{}/_refresh", self.index_of(to)), None).await?;
-        // Taken away and put back, which fails for one that was retired.
-        let written = json!({ "index": self.index_of(to), "alias": self.written_through(to) });
-        let mut own = written.clone();
-        own["must_exist"] = json!(true);
-        let live = json!({ "index": self.index_of(to), "alias": self.0.alias });
-        let mut actions = vec![json!({ "remove": own }), json!({ "add": written }), json!({ "add": live })];
+        // One that was retired is written no more.
+        let mut actions = where_it_stands(&self.index_of(to), &self.written_through(to)).to_vec();
+        actions.push(json!({ "add": { "index": self.index_of(to), "alias": self.0.alias } }));
         for old in self.before(to).await? {
             let aliases = [&self.0.alias, &self.written_through(old)];
             actions.push(json!({ "remove": { "index": self.index_of(old), "aliases": aliases, "must_exist": false } }));
